@@ -1,0 +1,427 @@
+//! The shared words: extent 1, which all processes map, and the `Core` that every protocol works on.
+//!
+//! Nothing here is durable. The first opener sets it up, and recovery never reads it. Each word names who may change it.
+//!
+//! | word | changed by | under |
+//! |---|---|---|
+//! | applied, ends, writer_active, root, intent, extent table, page maps | the writer | the writer lock |
+//! | visible, durable, last_immediate, checkpoint | anyone, upwards only (`lift`) | nothing |
+//! | sync_active, cursor | the flush leader | the sync lock |
+//! | pages_active, generation, epochs | the checkpointer | the checkpoint lock |
+//! | process and reader entries | their process, or a sweeper that holds its byte | the process byte |
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::format::header::Header;
+use crate::format::round_up;
+use crate::format::slot::Root;
+use crate::readers::Lanes;
+use crate::sys::disk::Disk;
+use crate::sys::lock::LockFile;
+use crate::sys::map::Map;
+
+/// First word of the volatile extent once it is set up. Changes with every change of this layout.
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol1");
+
+/// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Word {
+    /// `LAYOUT`, stored last.
+    Layout = 0,
+    /// Random number of this lifetime.
+    Lifetime = 1,
+    /// Seq of the last batch that is in the index.
+    Applied = 8,
+    /// Seq that new snapshots read.
+    Visible = 16,
+    /// A sync failed. Beside `Visible`, since whoever pins looks at both.
+    Poisoned = 17,
+    /// Seq up to which the log is durable.
+    Durable = 24,
+    /// Futex: counts flushes, failed ones too.
+    DurableWake = 25,
+    /// Highest seq of an Immediate commit.
+    LastImmediate = 32,
+    /// Applied when this lifetime began: the next batch starts with a session record.
+    First = 33,
+    /// Seq of the last durable checkpoint.
+    Checkpoint = 40,
+    /// Epoch whose pages the last durable checkpoint synced.
+    DurableEpoch = 41,
+    /// Generation of the last header begun.
+    Generation = 42,
+    /// Epoch of pages born now; a freeze begins the next.
+    Epoch = 43,
+    /// `log_total` as of the last durable checkpoint.
+    CheckpointLog = 44,
+    /// Bytes of the blob of the last freeze, for the standing reserve.
+    BlobLen = 45,
+    /// A batch is being written: process number + 1.
+    WriterActive = 48,
+    /// Who holds the writer lock: process number + 1.
+    Holder = 49,
+    /// Since when, nanoseconds since the epoch.
+    HolderSince = 50,
+    /// Futex: counts releases that somebody may wait for.
+    WriterWake = 51,
+    /// Somebody waits for the writer lock.
+    WriterWaiting = 52,
+    /// A flush is under way.
+    SyncActive = 56,
+    /// The log is durable up to this position.
+    Cursor = 57,
+    /// A sync of index pages is under way.
+    PagesActive = 64,
+    /// Ends of even seqs: tail, chain, live keys, live bytes, bytes of log so far.
+    EndsEven = 72,
+    /// Ends of odd seqs.
+    EndsOdd = 80,
+    /// `Root` of the working directory.
+    Root = 88,
+    /// Entries the directory's run has room for.
+    DirectoryRoom = 89,
+    /// An announced change of several directory entries: 1, suffix, depth, page a, page b (0: none).
+    Intent = 96,
+    /// Extents of the file.
+    Extents = 104,
+    /// Where the search for free extents begins.
+    FreeHint = 105,
+    /// Free extents.
+    Free = 106,
+    /// Retired extents.
+    Retired = 107,
+    /// Page number where the search for free pages begins.
+    PageHint = 109,
+    /// Free pages of index extents.
+    FreePages = 110,
+    /// Retired pages.
+    RetiredPages = 111,
+    /// Hard bound of the file in bytes; 0: none.
+    MaxSize = 113,
+    /// Reader cells in use lie below this.
+    CellsUsed = 120,
+    /// Positions of the extent table's chunks.
+    Chunks = 128,
+}
+
+/// Chunks of the extent table: the last one ends beyond the largest position.
+pub const CHUNKS: usize = 24;
+const CONTROL_WORDS: u64 = 512;
+/// Processes that may have the store open.
+pub const PROCESSES: u64 = 1024;
+/// Words of a process entry.
+pub const PROCESS_WORDS: usize = 16;
+/// Snapshots that may be open.
+pub const CELLS: u64 = 4096;
+/// Words of a reader cell: one cache line.
+pub const CELL_WORDS: usize = 8;
+/// Entries of the extent table's first chunk, which is part of the volatile extent.
+pub const FIRST_CHUNK: u64 = 4096;
+/// Words of an extent table entry.
+pub const EXTENT_WORDS: usize = 4;
+
+const PROCESS_AT: u64 = CONTROL_WORDS * 8;
+const CELLS_AT: u64 = PROCESS_AT + PROCESSES * PROCESS_WORDS as u64 * 8;
+const TABLE_AT: u64 = CELLS_AT + CELLS * CELL_WORDS as u64 * 8;
+/// Bytes of the volatile extent (or extents, if they are small) that are used.
+pub const VOLATILE_LEN: u64 = TABLE_AT + FIRST_CHUNK * EXTENT_WORDS as u64 * 8;
+
+const _: () = {
+    assert!(Word::Chunks as usize + CHUNKS <= CONTROL_WORDS as usize);
+    assert!(PROCESS_AT.is_multiple_of(64) && CELLS_AT.is_multiple_of(64) && TABLE_AT.is_multiple_of(64));
+};
+
+/// The state of the log after one seq: published as a whole by storing `applied`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Where the next batch goes.
+    pub tail: u64,
+    /// Chain before it.
+    pub chain: u32,
+    /// Live keys.
+    pub live_keys: u64,
+    /// Bytes of live keys and values.
+    pub live_bytes: u64,
+    /// Bytes of log written since the store was recovered.
+    pub log_total: u64,
+}
+
+/// What a store is, for as long as it exists.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Bytes of an extent.
+    pub extent: u64,
+    /// Seed of the key hash.
+    pub seed: u64,
+    /// Identity.
+    pub uuid: [u8; 16],
+    /// Creation time, nanoseconds since the epoch.
+    pub created: u64,
+}
+
+impl Geometry {
+    /// The geometry a header names.
+    pub fn of(header: &Header) -> Geometry {
+        Geometry {
+            extent: header.extent_size.get(),
+            seed: header.hash_seed.get(),
+            uuid: header.uuid,
+            created: header.created.get(),
+        }
+    }
+
+    /// Extents that hold the header and the volatile words.
+    pub fn fixed_extents(&self) -> u64 {
+        1 + VOLATILE_LEN.div_ceil(self.extent)
+    }
+
+    /// Pages of an extent.
+    pub fn pages(&self) -> u64 {
+        self.extent / crate::format::PAGE
+    }
+
+    /// Pages at the start of an index extent that hold its page map.
+    pub fn map_pages(&self) -> u64 {
+        round_up(self.pages() * 8, crate::format::PAGE) / crate::format::PAGE
+    }
+
+    /// Position of header slot B.
+    pub fn slot_b(&self) -> u64 {
+        self.extent / 2
+    }
+}
+
+/// One open store in one process: disk, map, locks, and the words all processes share.
+pub struct Core {
+    /// As given to `open`.
+    pub path: PathBuf,
+    /// Writes, syncs, lengths.
+    pub disk: Box<dyn Disk>,
+    /// The disk's map.
+    pub map: Arc<Map>,
+    /// Locks of this handle.
+    pub locks: LockFile,
+    /// What the store is.
+    pub geometry: Geometry,
+    /// This process's number in the process table, and its reader cells.
+    pub lanes: Lanes,
+    /// Whether other processes share the words (not so for a read-only opener that is alone).
+    pub shared: bool,
+    /// Whether this handle may write.
+    pub writable: bool,
+    /// Whether the file system is one that loses all with the power.
+    pub volatile_fs: bool,
+}
+
+impl Core {
+    /// A control word.
+    #[inline]
+    pub fn word(&self, word: Word) -> &AtomicU64 {
+        self.word_at(word as usize)
+    }
+
+    #[inline]
+    fn word_at(&self, index: usize) -> &AtomicU64 {
+        let position = self.geometry.extent + index as u64 * 8;
+        &self.map.words::<1>(position).expect("the volatile extent is mapped as long as the store is open")[0]
+    }
+
+    /// Bytes of the log, wherever any process has grown the file to.
+    #[inline]
+    pub fn bytes(&self, position: u64, len: u64) -> Option<&[u8]> {
+        self.map.bytes(position, len).or_else(|| {
+            self.follow_growth(position, len)?;
+            self.map.bytes(position, len)
+        })
+    }
+
+    /// Shared words, wherever any process has grown the file to.
+    #[inline]
+    pub fn words<const N: usize>(&self, position: u64) -> Option<&[AtomicU64; N]> {
+        self.map.words(position).or_else(|| {
+            self.follow_growth(position, N as u64 * 8)?;
+            self.map.words(position)
+        })
+    }
+
+    /// Extends the map if another process has grown the file over this range.
+    #[cold]
+    fn follow_growth(&self, position: u64, len: u64) -> Option<()> {
+        let file = self.get(Word::Extents).checked_mul(self.geometry.extent)?;
+        let grown = position.checked_add(len)? <= file && self.map.len() < file;
+        if !grown {
+            return None;
+        }
+        match self.map.set_len(file) {
+            Ok(()) => Some(()),
+            Err(e) => {
+                log::error!("{}: cannot map {file} bytes: {e}", self.path.display());
+                None
+            }
+        }
+    }
+
+    /// Loads a control word.
+    #[inline]
+    pub fn get(&self, word: Word) -> u64 {
+        // Acquire: pairs with the Release of `set` and `lift`; what was stored before the word is seen after it.
+        self.word(word).load(Ordering::Acquire)
+    }
+
+    /// Stores a control word.
+    pub fn set(&self, word: Word, value: u64) {
+        store(self.word(word), value);
+    }
+
+    /// Raises a control word to at least `value`.
+    pub fn lift(&self, word: Word, value: u64) {
+        fault::point();
+        // AcqRel: as `get` and `set`.
+        self.word(word).fetch_max(value, Ordering::AcqRel);
+    }
+
+    /// Adds to a count that only the holder of the writer lock changes.
+    pub fn add(&self, word: Word, difference: i64) {
+        let cell = self.word(word);
+        cell.store(cell.load(Ordering::Relaxed).saturating_add_signed(difference), Ordering::Relaxed);
+    }
+
+    /// The ends of `seq`; right only if `applied` is `seq` before and after.
+    fn ends_of(&self, seq: u64) -> Ends {
+        let at = ends_word(seq);
+        let load = |n| self.word_at(at + n).load(Ordering::Relaxed);
+        Ends { tail: load(0), chain: load(1) as u32, live_keys: load(2), live_bytes: load(3), log_total: load(4) }
+    }
+
+    /// Applied seq and its ends, consistent without the writer lock.
+    pub fn ends(&self) -> (u64, Ends) {
+        loop {
+            let seq = self.get(Word::Applied);
+            let ends = self.ends_of(seq);
+            // Acquire fence: the loads of the ends come before the second look at `applied` (a seqlock's reader, after
+            // Boehm, "Can seqlocks get along with programming language memory models?").
+            std::sync::atomic::fence(Ordering::Acquire);
+            if self.word(Word::Applied).load(Ordering::Relaxed) == seq {
+                return (seq, ends);
+            }
+        }
+    }
+
+    /// Publishes `seq`: its ends into the words of its parity, then `applied`. Under the writer lock.
+    pub fn publish(&self, seq: u64, ends: Ends) {
+        let at = ends_word(seq);
+        let values = [ends.tail, u64::from(ends.chain), ends.live_keys, ends.live_bytes, ends.log_total];
+        for (n, value) in values.into_iter().enumerate() {
+            store(self.word_at(at + n), value);
+        }
+        self.set(Word::Applied, seq);
+    }
+
+    /// The working directory.
+    #[inline]
+    pub fn root(&self) -> Root {
+        Root::from_raw(self.get(Word::Root))
+    }
+
+    /// A word of the announced directory change.
+    pub fn intent(&self, n: usize) -> &AtomicU64 {
+        self.word_at(Word::Intent as usize + n)
+    }
+
+    /// Position word of a chunk of the extent table.
+    pub fn chunk(&self, n: usize) -> &AtomicU64 {
+        self.word_at(Word::Chunks as usize + n)
+    }
+
+    /// Words of a process entry.
+    pub fn process(&self, number: u64) -> &[AtomicU64; PROCESS_WORDS] {
+        assert!(number < PROCESSES);
+        let position = self.geometry.extent + PROCESS_AT + number * PROCESS_WORDS as u64 * 8;
+        self.map.words(position).expect("the volatile extent is mapped as long as the store is open")
+    }
+
+    /// Words of a reader cell.
+    #[inline]
+    pub fn cell(&self, number: u64) -> &[AtomicU64; CELL_WORDS] {
+        let position = self.geometry.extent + CELLS_AT + (number % CELLS) * CELL_WORDS as u64 * 8;
+        self.map.words(position).expect("the volatile extent is mapped as long as the store is open")
+    }
+
+    /// Position of the first chunk of the extent table.
+    pub fn first_chunk(&self) -> u64 {
+        self.geometry.extent + TABLE_AT
+    }
+
+    /// Zeroes the volatile extent. Alone on the store.
+    pub fn clear_volatile(&self) -> Result<()> {
+        let mut position = self.geometry.extent;
+        while position < self.geometry.extent + VOLATILE_LEN {
+            let line = self.map.words::<8>(position).ok_or_else(|| self.corrupt(position, "file too short"))?;
+            line.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            position += 64;
+        }
+        Ok(())
+    }
+
+    /// An error that names a damaged place.
+    pub fn corrupt(&self, offset: u64, what: impl Into<String>) -> Error {
+        Error::Corrupt { path: self.path.clone(), offset, what: what.into() }
+    }
+
+    /// An error that names a failed call.
+    pub fn io(&self, op: &'static str, offset: impl Into<Option<u64>>, source: std::io::Error) -> Error {
+        Error::Io { path: self.path.clone(), op, offset: offset.into(), source }
+    }
+
+    /// Writes `bytes` at `position`, whole.
+    pub fn write(&self, position: u64, bytes: &[u8]) -> Result<()> {
+        fault::point();
+        self.disk.write(position, bytes).map_err(|e| self.io("write", position, e))
+    }
+
+    /// Makes a range durable.
+    pub fn sync_range(&self, position: u64, len: u64) -> Result<()> {
+        fault::point();
+        self.disk.sync(position, len).map_err(|e| self.io("sync", position, e))
+    }
+
+    /// An error once a sync has failed anywhere.
+    #[inline]
+    pub fn check_poison(&self) -> Result<()> {
+        if self.word(Word::Poisoned).load(Ordering::Relaxed) != 0 {
+            return Err(Error::Poisoned { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// Marks the store poisoned for all processes.
+    pub fn poison(&self, failed: Error) -> Error {
+        log::error!("{failed}");
+        self.set(Word::Poisoned, 1);
+        failed
+    }
+}
+
+/// The ends have two homes, by parity, so that those of the published seq are never written.
+fn ends_word(seq: u64) -> usize {
+    if seq.is_multiple_of(2) { Word::EndsEven as usize } else { Word::EndsOdd as usize }
+}
+
+/// Stores a shared word that others may read at once. A process may die before each such store.
+pub fn store(cell: &AtomicU64, value: u64) {
+    fault::point();
+    // Release: pairs with the Acquire of whoever finds the value; what it points to is complete.
+    cell.store(value, Ordering::Release);
+}
+
+/// Loads a shared word together with what it points to.
+#[inline]
+pub fn load(cell: &AtomicU64) -> u64 {
+    // Acquire: pairs with the Release of `store`.
+    cell.load(Ordering::Acquire)
+}

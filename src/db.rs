@@ -1,0 +1,183 @@
+//! The public handle.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::engine::check::Fault;
+use crate::engine::open::{self, Handle};
+use crate::error::{Error, Result};
+use crate::format::hash_key;
+use crate::options::{Durability, Options};
+use crate::stats::{ProcessInfo, Stats};
+use crate::txn::read::ReadTxn;
+use crate::txn::write::WriteTxn;
+
+/// An open store. Clones, and further opens of the same file in this process, share one engine.
+///
+/// Dropping the last handle closes the store; `close` does the same and tells of errors.
+#[derive(Clone)]
+pub struct Db {
+    handle: Arc<Handle>,
+    durability: Durability,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("path", &self.engine().core.path).finish_non_exhaustive()
+    }
+}
+
+impl Db {
+    /// Opens an existing store for reading and writing. See `Options::open`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Db> {
+        Options::new().open(path)
+    }
+
+    /// Opens a store for reading and writing, and creates it if there is none.
+    pub fn create(path: impl AsRef<Path>) -> Result<Db> {
+        Options::new().create(true).open(path)
+    }
+
+    /// Opens an existing store for reading. See `Options::read_only`.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Db> {
+        Options::new().read_only(true).open(path)
+    }
+
+    pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Db> {
+        Ok(Db { handle: open::open(path, options)?, durability: options.durability })
+    }
+
+    #[inline]
+    fn engine(&self) -> &Engine {
+        &self.handle.engine
+    }
+
+    /// A copy of the value of a key, as of the newest visible commit.
+    ///
+    /// Cost: a pin, a hash, one line of the index, one record, the copy. No lock, no system call.
+    ///
+    /// # Errors
+    /// `Corrupt` if the index or the record is damaged; `Poisoned`; `Forked`; `TooManyReaders`.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.get_with(key, <[u8]>::to_vec)
+    }
+
+    /// Calls `f` with the value of a key, without a copy.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        let engine = self.engine();
+        engine.check_fork()?;
+        let core = &engine.core;
+        let hash = hash_key(key, core.geometry.seed);
+        let pin = core.pin_for_one_get()?;
+        Ok(core.find_at(hash, key, pin.seq())?.map(|record| f(record.value())))
+    }
+
+    /// Sets the value of a key, in a transaction of its own.
+    ///
+    /// # Errors
+    /// As `WriteTxn::put` and `WriteTxn::commit`.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        let mut txn = self.begin_write()?;
+        txn.put(key, value)?;
+        txn.commit().map(drop)
+    }
+
+    /// Removes a key, in a transaction of its own; whether it was there.
+    ///
+    /// # Errors
+    /// As `WriteTxn::delete` and `WriteTxn::commit`.
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        let mut txn = self.begin_write()?;
+        let was_there = txn.delete(key)?;
+        txn.commit()?;
+        Ok(was_there)
+    }
+
+    /// Begins a read transaction: a snapshot of the newest visible commit.
+    ///
+    /// # Errors
+    /// `TooManyReaders` beyond 4,096 snapshots; `Poisoned`; `Forked`.
+    pub fn begin_read(&self) -> Result<ReadTxn<'_>> {
+        ReadTxn::begin(self.engine())
+    }
+
+    /// Begins a write transaction: waits for the writer lock of the store.
+    ///
+    /// A thread that already has a write transaction of this store would wait for itself until the lock times out.
+    ///
+    /// # Errors
+    /// `Timeout`, which names the holder; `ReadOnly`; `Poisoned`; `Forked`.
+    pub fn begin_write(&self) -> Result<WriteTxn<'_>> {
+        WriteTxn::begin(self.engine(), self.durability)
+    }
+
+    /// How many keys have a value, as of the newest commit. Cost: a few loads.
+    pub fn len(&self) -> Result<u64> {
+        self.engine().check_fork()?;
+        Ok(self.engine().core.ends().1.live_keys)
+    }
+
+    /// Whether no key has a value.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|n| n == 0)
+    }
+
+    /// Makes a checkpoint: the index as of now becomes durable, and the log before it is not replayed any more.
+    ///
+    /// Commits go on beside it. Waits for a checkpoint that is under way.
+    ///
+    /// # Errors
+    /// `Full` if there is no space for its image; `Poisoned` after a failed sync. An error changes nothing durable.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.engine().check_fork()?;
+        self.engine().checkpoint()
+    }
+
+    /// Makes all commits so far durable, Eventual ones of all processes included. Cost: one flush, shared with others.
+    ///
+    /// # Errors
+    /// `ReadOnly`; `Poisoned` after a failed sync.
+    pub fn sync(&self) -> Result<()> {
+        let engine = self.engine();
+        engine.check_fork()?;
+        if !engine.core.writable {
+            return Err(Error::ReadOnly { path: engine.core.path.clone() });
+        }
+        engine.wait_durable(engine.core.ends().0)
+    }
+
+    /// Sizes and counts. Cost: a walk over the extent table, one word for 2 MiB.
+    pub fn stats(&self) -> Result<Stats> {
+        self.engine().check_fork()?;
+        self.engine().stats()
+    }
+
+    /// The processes that have the store open for writing, their snapshots, and who has the writer lock.
+    pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        self.engine().check_fork()?;
+        self.engine().processes()
+    }
+
+    /// Looks at every header, page, pointer and record that a snapshot reaches; `deep` verifies each checksum too. What it
+    /// returns is what it found wrong.
+    pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
+        self.engine().check_fork()?;
+        self.engine().check(deep)
+    }
+
+    /// Closes this handle, and with the last one of this process the store. The last process to close makes a checkpoint if
+    /// a replay would take long.
+    ///
+    /// # Errors
+    /// Those of that checkpoint. The store is closed all the same, and nothing that was committed is lost.
+    pub fn close(self) -> Result<()> {
+        match Arc::into_inner(self.handle) {
+            Some(handle) => handle.close(),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `check`: every header, page, record and pointer that a snapshot can reach.
+
+use std::collections::HashMap;
+
+use crate::control::{Core, Word};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::format::blob::Blob;
+use crate::format::extent::{Kind, PageState};
+use crate::format::hash_key;
+use crate::format::header::{HEADER_LEN, Header};
+use crate::format::record::{self, SEGMENT_HEADER, SegmentHeader};
+use crate::format::slot::{DirEntry, suffix, tag};
+use crate::index::page::Slot;
+use zerocopy::FromBytes;
+
+/// Something wrong in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// Where, in bytes from the start of the file.
+    pub offset: u64,
+    /// What.
+    pub what: String,
+}
+
+/// Faults so far, and live bytes met in each segment.
+struct Report {
+    faults: Vec<Fault>,
+    live: HashMap<u64, u64>,
+    keys: u64,
+}
+
+impl Report {
+    fn add(&mut self, offset: u64, what: impl Into<String>) {
+        self.faults.push(Fault { offset, what: what.into() });
+    }
+}
+
+impl Engine {
+    /// Lists what is wrong. Runs beside writers: a pin keeps what it looks at.
+    pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
+        let core = &self.core;
+        let _pin = core.pin_for_one_get()?;
+        let (applied, ends) = core.ends();
+        let mut report = Report { faults: Vec::new(), live: HashMap::new(), keys: 0 };
+        core.check_headers(deep, &mut report);
+        core.check_index(deep, &mut report)?;
+        core.check_segments(&mut report);
+        // Beside writers the counts move; when nothing has, they must agree.
+        if core.get(Word::Applied) == applied && core.get(Word::WriterActive) == 0 && report.keys != ends.live_keys {
+            report.add(0, format!("{} live keys, the count says {}", report.keys, ends.live_keys));
+        }
+        Ok(report.faults)
+    }
+}
+
+impl Core {
+    fn check_headers(&self, deep: bool, report: &mut Report) {
+        for slot in [0, self.geometry.slot_b()] {
+            let Some(bytes) = self.map.bytes(slot, HEADER_LEN as u64) else {
+                report.add(slot, "header slot beyond the end of the file");
+                continue;
+            };
+            match Header::parse(bytes) {
+                Ok(header) if deep => self.check_blob(slot, &header, report),
+                Ok(_) => {}
+                Err(bad) => report.add(slot, format!("header slot: {bad:?}")),
+            }
+        }
+    }
+
+    /// The image that a header names, unless a later checkpoint has begun to replace it.
+    fn check_blob(&self, slot: u64, header: &Header, report: &mut Report) {
+        let Some(bytes) = self.bytes(header.blob_position.get(), header.blob_len.get()) else {
+            return report.add(slot, "the header names a blob beyond the end of the file");
+        };
+        let right = crc32fast::hash(bytes) == header.blob_crc.get();
+        let blob = if right { Blob::decode(bytes, self.extents()) } else { Err("checksum of the checkpoint blob") };
+        let still = || header.seq.get() == self.get(Word::Checkpoint);
+        match blob {
+            Ok(blob) => self.check_frozen_pages(&blob, &still, report),
+            Err(what) if still() => report.add(header.blob_position.get(), what),
+            Err(_) => {}
+        }
+    }
+
+    fn check_frozen_pages(&self, blob: &Blob, still: &dyn Fn() -> bool, report: &mut Report) {
+        if !self.shared {
+            // Replayed in private memory, where pages change in place of the file's.
+            return;
+        }
+        for page in &blob.pages {
+            let position = page.position.get();
+            let right = self.page(position).is_ok_and(|p| p.crc() == page.crc.get());
+            if !right && still() {
+                report.add(position, "checksum of an index page");
+            }
+        }
+    }
+
+    fn check_index(&self, deep: bool, report: &mut Report) -> Result<()> {
+        let root = self.root();
+        for index in 0..1u64 << root.depth() {
+            let entry = DirEntry::from_raw(crate::control::load(self.entry_cell(root, index)?));
+            if entry.depth() > root.depth() || index >> entry.depth() != 0 {
+                continue;
+            }
+            let position = entry.page();
+            let Ok(page) = self.page(position) else {
+                report.add(position, "an index page lies beyond the end of the file");
+                continue;
+            };
+            if !page.is(index, entry.depth()) {
+                report.add(position, "not the index page that the directory names");
+                continue;
+            }
+            let used = self.extent_of(position) < self.extents()
+                && self.extent(self.extent_of(position)).state().kind() == Kind::Index
+                && !matches!(self.page_state(position), PageState::Free | PageState::Map);
+            if !used {
+                report.add(position, "an index page in use is marked free");
+            }
+            for slot in page.slots() {
+                self.check_slot(position, slot, (index, entry.depth()), deep, report);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, page: u64, slot: Slot, bits: (u64, u32), deep: bool, report: &mut Report) {
+        let position = slot.pointer.position();
+        let Some(found) = self.try_record(position) else {
+            return report.add(page, format!("a slot points beyond the end of the file, to {position}"));
+        };
+        let hash = hash_key(found.key(), self.geometry.seed);
+        if tag(hash) != slot.tag || !slot.pointer.matches(hash) || suffix(hash, bits.1) != bits.0 {
+            return report.add(position, "a slot points to a record of another key");
+        }
+        if !matches!(found.header.kind(), Some(record::Kind::Put | record::Kind::Delete)) {
+            return report.add(position, "a slot points to a record that is neither put nor delete");
+        }
+        if found.is_tombstone() != slot.pointer.is_tombstone() {
+            report.add(position, "a slot and its record differ on whether the key is gone");
+        }
+        if deep && !found.is_whole() {
+            report.add(position, "checksum of a record");
+        }
+        match self.segment_of(position) {
+            Ok((segment, _)) => *report.live.entry(segment).or_default() += found.header.len(),
+            Err(_) => report.add(position, "a live record lies outside the segments in use"),
+        }
+        report.keys += u64::from(!found.is_tombstone());
+    }
+
+    fn check_segments(&self, report: &mut Report) {
+        for n in 0..self.extents() {
+            let extent = self.extent(n);
+            if extent.state().kind() != Kind::Log {
+                continue;
+            }
+            let position = self.position_of(n);
+            let header = self.bytes(position, SEGMENT_HEADER).and_then(|b| SegmentHeader::read_from_bytes(b).ok());
+            let right = header.is_some_and(|h| {
+                h.is_valid()
+                    && h.position.get() == position
+                    && h.uuid == self.geometry.uuid
+                    && h.len.get() == extent.run() * self.geometry.extent
+            });
+            if !right && extent.live() > 0 {
+                report.add(position, "segment header");
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Checkpoint: an image of the index as of one seq, made durable beside the commits that go on.
+//!
+//! Freeze (under the writer lock), log, pages, blob, header slot A, header slot B, and only then is anything reused. One
+//! that fails or dies midway has changed nothing durable; the next one covers its pages too.
+
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::control::{Core, Ends, Word};
+use crate::engine::Engine;
+use crate::engine::lock::{Deadline, wait_for_byte};
+use crate::error::Result;
+use crate::format::PAGE;
+use crate::format::blob::{BLOB_BLOB, BLOB_INDEX, BLOB_LOG, Blob, BlobExtent, BlobPage, blob_len};
+use crate::format::extent::{Kind, PageState};
+use crate::format::header::{HEADER_LEN, Header, MAGIC, VERSION};
+use crate::format::slot::DirEntry;
+use crate::readers::bytes;
+use crate::space::Claim;
+use crate::sys::lock::Mode;
+
+/// Least log since the last checkpoint that begins one.
+const LEAST_LOG: u64 = 64 << 20;
+/// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
+pub const CLOSE_LOG: u64 = 1 << 20;
+
+/// What a freeze has fixed.
+struct Image {
+    blob: Blob,
+    /// First extent of the blob's run.
+    first: u64,
+    ends: Ends,
+    epoch: u64,
+    file_len: u64,
+    max_size: u64,
+    /// Indexes of the pages that changed since the last durable checkpoint.
+    changed: Vec<usize>,
+}
+
+impl Engine {
+    /// Makes a checkpoint, unless nothing has changed since the last one. Waits for one that is under way.
+    pub fn checkpoint(&self) -> Result<()> {
+        let core = &self.core;
+        if !core.writable {
+            return Err(crate::Error::ReadOnly { path: core.path.clone() });
+        }
+        let deadline = Deadline::new(self.settings.lock_timeout);
+        let Some(_mine) = self.checkpoint.try_lock_until(deadline.end()) else {
+            return Err(deadline.error(core, "checkpoint lock"));
+        };
+        if !wait_for_byte(core, bytes::CHECKPOINT, Mode::Exclusive, &deadline)? {
+            return Err(deadline.error(core, "checkpoint lock"));
+        }
+        let done = self.checkpoint_locked();
+        core.locks.unlock_byte(bytes::CHECKPOINT).map_err(|e| core.io("unlock", None, e))?;
+        done
+    }
+
+    fn checkpoint_locked(&self) -> Result<()> {
+        let core = &self.core;
+        let Some(mut image) = self.freeze()? else { return Ok(()) };
+        self.wait_durable(image.blob.seq)?;
+        core.sync_pages(&mut image)?;
+        let blob = image.blob.encode();
+        let position = core.position_of(image.first);
+        core.write(position, &blob)?;
+        core.sync_range(position, blob.len() as u64).map_err(|e| core.poison(e))?;
+        core.write_headers(core.header_of(&image, &blob))?;
+        core.lift(Word::DurableEpoch, image.epoch);
+        core.set(Word::CheckpointLog, image.ends.log_total);
+        core.lift(Word::Checkpoint, image.blob.seq);
+        let _writer = self.lock_writer()?;
+        core.free_blobs(image.first);
+        Ok(())
+    }
+
+    /// Fixes the image under the writer lock. None: the last checkpoint is of this very state.
+    fn freeze(&self) -> Result<Option<Image>> {
+        let core = &self.core;
+        let _writer = self.lock_writer()?;
+        let (seq, ends) = core.ends();
+        if seq == core.get(Word::Checkpoint) {
+            return Ok(None);
+        }
+        let generation = core.get(Word::Generation) + 1;
+        core.set(Word::Generation, generation);
+        let (pages, changed) = core.freeze_pages()?;
+        let mut extents = core.extents_in_use();
+        let bytes = blob_len(pages.len() as u64, extents.len() as u64 + 1);
+        let run = bytes.div_ceil(core.geometry.extent);
+        let first = core.take_run(Kind::Blob, run, Claim::Reserve)?;
+        core.set(Word::BlobLen, bytes);
+        let own = blob_extent(first, run, BLOB_BLOB, 0);
+        extents.insert(extents.partition_point(|e| e.first.get() < first), own);
+        let epoch = core.get(Word::Epoch);
+        core.set(Word::Epoch, epoch + 1);
+        let blob = Blob { generation, seq, depth: core.root().depth(), pages, extents };
+        let file_len = core.position_of(core.extents());
+        Ok(Some(Image { blob, first, ends, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))
+    }
+
+    /// Begins a checkpoint beside the commits once there is enough log; at twice that the commit waits for it.
+    pub fn checkpoint_if_due(&self) -> Result<()> {
+        let log = self.log_since_checkpoint();
+        let Some(limit) = self.due_at(log) else { return Ok(()) };
+        if log >= 2 * limit {
+            return self.checkpoint();
+        }
+        let mut background = self.background.lock();
+        if background.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        let Some(engine) = self.this.upgrade() else { return Ok(()) };
+        let work = move || {
+            if let Err(e) = engine.checkpoint() {
+                log::error!("checkpoint: {e}");
+            }
+        };
+        let spawned = std::thread::Builder::new().name("slotdb-checkpoint".into()).spawn(work);
+        match spawned {
+            Ok(thread) => *background = Some(thread),
+            // At twice the limit a commit does it itself.
+            Err(e) => log::warn!("no thread for a checkpoint: {e}"),
+        }
+        Ok(())
+    }
+
+    /// The limit that so much log has passed.
+    fn due_at(&self, log: u64) -> Option<u64> {
+        let least = self.settings.checkpoint_bytes.unwrap_or(LEAST_LOG);
+        if log < least {
+            return None;
+        }
+        let limit = self.settings.checkpoint_bytes.unwrap_or_else(|| least.max(self.core.index_bytes() / 2));
+        (log >= limit).then_some(limit)
+    }
+
+    /// Waits for a checkpoint that this process runs beside the commits.
+    pub fn join_background(&self) {
+        let thread = self.background.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            log::error!("{}: the checkpoint thread panicked", self.core.path.display());
+        }
+    }
+}
+
+fn blob_extent(first: u64, run: u64, kind: u32, live: u64) -> BlobExtent {
+    BlobExtent { first: U64::new(first), run: U32::new(run as u32), kind: U32::new(kind), live: U64::new(live) }
+}
+
+impl Core {
+    /// Clears all mutable bits; lists the pages, and which of them changed since the last durable checkpoint.
+    fn freeze_pages(&self) -> Result<(Vec<BlobPage>, Vec<usize>)> {
+        let root = self.root();
+        let durable = self.get(Word::DurableEpoch);
+        let (mut pages, mut changed) = (Vec::new(), Vec::new());
+        for index in 0..1u64 << root.depth() {
+            let cell = self.entry_cell(root, index)?;
+            let entry = DirEntry::from_raw(crate::control::load(cell));
+            if entry.is_mutable() {
+                crate::control::store(cell, entry.frozen().raw());
+            }
+            if index >> entry.depth() != 0 {
+                continue;
+            }
+            if matches!(self.page_state(entry.page()), PageState::Used(born) if born > durable) {
+                changed.push(pages.len());
+            }
+            pages.push(BlobPage {
+                position: U64::new(entry.page()),
+                suffix: U32::new(index as u32),
+                crc: U32::ZERO,
+                depth: U32::new(entry.depth()),
+                reserved: U32::ZERO,
+            });
+        }
+        Ok((pages, changed))
+    }
+
+    /// Runs of extents that recovery must know, but for the new blob.
+    fn extents_in_use(&self) -> Vec<BlobExtent> {
+        let run = |n| {
+            let extent = self.extent(n);
+            match extent.state().kind() {
+                Kind::Log => Some(blob_extent(n, extent.run(), BLOB_LOG, extent.live())),
+                Kind::Index => Some(blob_extent(n, 1, BLOB_INDEX, 0)),
+                _ => None,
+            }
+        };
+        (0..self.extents()).filter_map(run).collect()
+    }
+
+    /// Notes the checksums of the frozen pages and makes those durable that changed.
+    fn sync_pages(&self, image: &mut Image) -> Result<()> {
+        for &n in &image.changed {
+            let page = self.page(image.blob.pages[n].position.get())?;
+            page.note_crc(page.crc());
+        }
+        for page in &mut image.blob.pages {
+            page.crc = U32::new(self.page(page.position.get())?.noted_crc());
+        }
+        let mut positions: Vec<u64> = image.changed.iter().map(|&n| image.blob.pages[n].position.get()).collect();
+        positions.sort_unstable();
+        // Found set: the last checkpointer died in here and may have met an error that it could not tell.
+        let again = self.get(Word::PagesActive) != 0;
+        self.set(Word::PagesActive, 1);
+        for extent in positions.chunk_by(|&a, &b| self.extent_of(a) == self.extent_of(b)) {
+            if again {
+                extent.iter().try_for_each(|&p| self.rewrite(p, PAGE))?;
+            }
+            let (first, last) = (extent[0], extent[extent.len() - 1]);
+            self.sync_range(first, last + PAGE - first).map_err(|e| self.poison(e))?;
+        }
+        self.set(Word::PagesActive, 0);
+        Ok(())
+    }
+
+    fn header_of(&self, image: &Image, blob: &[u8]) -> Header {
+        let mut header: Header = zerocopy::FromZeros::new_zeroed();
+        header.magic = MAGIC;
+        header.version = U32::new(VERSION);
+        header.uuid = self.geometry.uuid;
+        header.hash_seed = U64::new(self.geometry.seed);
+        header.extent_size = U64::new(self.geometry.extent);
+        header.created = U64::new(self.geometry.created);
+        header.generation = U64::new(image.blob.generation);
+        header.seq = U64::new(image.blob.seq);
+        header.log_position = U64::new(image.ends.tail);
+        header.chain = U32::new(image.ends.chain);
+        header.blob_position = U64::new(self.position_of(image.first));
+        header.blob_len = U64::new(blob.len() as u64);
+        header.blob_crc = U32::new(crc32fast::hash(blob));
+        header.live_keys = U64::new(image.ends.live_keys);
+        header.live_bytes = U64::new(image.ends.live_bytes);
+        header.file_len = U64::new(image.file_len);
+        header.max_size = U64::new(image.max_size);
+        header.sealed()
+    }
+
+    /// Makes the header durable in both slots. B first as it is: an earlier checkpoint may have died with it in flight,
+    /// and A must not be touched before a whole slot is on the disk.
+    fn write_headers(&self, header: Header) -> Result<()> {
+        assert!(header.check().is_ok(), "a checkpoint's header makes sense");
+        let b = self.geometry.slot_b();
+        self.rewrite(b, HEADER_LEN as u64)?;
+        self.sync_range(b, HEADER_LEN as u64).map_err(|e| self.poison(e))?;
+        for slot in [0, b] {
+            self.write_slot(slot, header.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a header slot and makes it durable.
+    pub fn write_slot(&self, slot: u64, header: &[u8]) -> Result<()> {
+        self.write(slot, header)?;
+        self.sync_range(slot, HEADER_LEN as u64).map_err(|e| self.poison(e))
+    }
+
+    /// Frees all blobs but the one that both headers name now.
+    fn free_blobs(&self, but: u64) {
+        for n in 0..self.extents() {
+            if n != but && self.extent(n).state().kind() == Kind::Blob {
+                self.free_run(n);
+            }
+        }
+    }
+}

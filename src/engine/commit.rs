@@ -1,0 +1,145 @@
+//! Commit: reserve, append, apply, publish. A commit is whole once its batch stands in the log; from then on any writer can
+//! finish it.
+
+use crate::control::{Core, Ends, Word, load};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::record::{Kind, MOVED};
+use crate::format::{hash_key, round_up};
+use crate::index::Change;
+use crate::log::Record;
+use crate::log::append::Batch;
+use crate::options::Durability;
+use crate::sys::host;
+
+/// Eventual commits in a row, after an Immediate one, before appends go through the map again.
+const CALM: u64 = 64;
+
+/// A batch that is in the index.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    /// Its seq.
+    pub seq: u64,
+    /// It is not visible before it is durable.
+    pub wait: bool,
+}
+
+impl Engine {
+    /// Commits a batch under the writer lock; the caller waits for durability after letting go of it.
+    ///
+    /// # Errors
+    /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops the batch.
+    pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
+        let core = &self.core;
+        core.check_poison()?;
+        let (applied, ends) = core.ends();
+        let seq = applied + 1;
+        let salt = if applied == core.get(Word::First) { Some(self.salt()?) } else { None };
+        let after = core.lay_out(batch, seq, ends, salt)?;
+        if let Err(full) = self.reserve_index(batch) {
+            core.drop_layout(batch);
+            return Err(full);
+        }
+        core.set(Word::WriterActive, core.me().max(1));
+        if durability == Durability::Immediate {
+            core.lift(Word::LastImmediate, seq);
+        }
+        let mapped = durability == Durability::Eventual && seq - core.get(Word::LastImmediate).min(seq) > CALM;
+        let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after));
+        done.map_err(|e| Error::InDoubt { path: core.path.clone(), seq, source: Box::new(e) })?;
+        let wait = durability == Durability::Immediate || core.get(Word::Durable) < core.get(Word::LastImmediate);
+        if !wait {
+            core.lift(Word::Visible, seq);
+        }
+        core.set(Word::WriterActive, 0);
+        Ok(Committed { seq, wait })
+    }
+
+    fn salt(&self) -> Result<[u8; 16]> {
+        host::random().map_err(|e| self.core.io("random", None, e))
+    }
+
+    /// Whatever can say "full" says it now: pages for copies and splits, room in the directory.
+    fn reserve_index(&self, batch: &Batch) -> Result<()> {
+        let core = &self.core;
+        let pages = core.pages_needed(batch.len(), batch.entries().map(|e| e.hash))?;
+        core.ensure_pages(pages, batch.claim())?;
+        core.ensure_directory_room(core.root().depth() + 1, batch.claim())
+    }
+
+    fn apply_own(&self, batch: &Batch, seq: u64, mut ends: Ends) -> Result<()> {
+        let core = &self.core;
+        let records = batch.entries().map(|e| (e.hash, e.position));
+        core.apply(seq, records, batch.segments(), &mut ends)
+    }
+}
+
+impl Core {
+    /// Applies a batch that stands at the tail, and publishes it. Commit, takeover and replay run this; run twice it
+    /// changes nothing more, but for live bytes that count too high.
+    pub fn apply(
+        &self,
+        seq: u64,
+        records: impl Iterator<Item = (u64, u64)>,
+        segments: &[(u64, u64)],
+        ends: &mut Ends,
+    ) -> Result<()> {
+        let start = self.ends().1.tail;
+        let mut busy = vec![self.head_of(start)?];
+        busy.extend(segments.iter().map(|&(position, _)| self.extent_of(position)));
+        let change = Change { seq, busy: &busy };
+        for (hash, position) in records {
+            let record = self.record(position)?;
+            self.count(ends, record)?;
+            self.set_slot(hash, record, change)?;
+        }
+        for pair in busy.windows(2) {
+            self.extent(pair[0]).set_next(self.position_of(pair[1]));
+            if self.extent(pair[0]).live() == 0 {
+                self.retire_segment(pair[0], seq);
+            }
+        }
+        self.publish(seq, *ends);
+        Ok(())
+    }
+
+    /// Live keys and bytes after a record. They follow from the record and the one before it alone, so that whoever finishes
+    /// a batch comes to the same numbers.
+    fn count(&self, ends: &mut Ends, record: Record<'_>) -> Result<()> {
+        let header = record.header;
+        if header.flags() & MOVED != 0 {
+            return Ok(());
+        }
+        if header.prev() != 0 {
+            let old = self.record(header.prev())?.header;
+            if old.kind() == Some(Kind::Put) {
+                ends.live_keys = ends.live_keys.saturating_sub(1);
+                ends.live_bytes = ends.live_bytes.saturating_sub(old.key_len() + old.value_len());
+            }
+        }
+        if header.kind() == Some(Kind::Put) {
+            ends.live_keys += 1;
+            ends.live_bytes += header.key_len() + header.value_len();
+        }
+        Ok(())
+    }
+
+    /// Hash and position of the records at these positions.
+    pub fn hashed<'a>(&'a self, positions: &'a [u64]) -> impl Iterator<Item = (u64, u64)> + 'a {
+        // A position that cannot be read is met again, and reported, when it is applied.
+        positions.iter().map(|&p| (self.try_record(p).map_or(0, |r| hash_key(r.key(), self.geometry.seed)), p))
+    }
+
+    /// Bytes of index pages, directory and page maps.
+    pub fn index_bytes(&self) -> u64 {
+        let kinds = (0..self.extents()).map(|n| self.extent(n));
+        let bytes = kinds.map(|extent| match extent.state().kind() {
+            crate::format::extent::Kind::Index => extent.live() * crate::format::PAGE,
+            crate::format::extent::Kind::Directory => {
+                round_up(8 << self.root().depth(), crate::format::PAGE).min(extent.run() * self.geometry.extent)
+            }
+            _ => 0,
+        });
+        bytes.sum::<u64>().saturating_sub(load(self.word(Word::RetiredPages)) * crate::format::PAGE)
+    }
+}

@@ -1,0 +1,342 @@
+//! Opening and closing: who is alone recovers, everybody else joins.
+//!
+//! The open byte orders openers and closers. Whoever gets the attach byte exclusively is alone and sets up the shared words;
+//! then all hold it shared. Read-only openers that find nobody replay in private memory instead, and hold the read-only byte.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::control::{Core, Geometry, LAYOUT, Word};
+use crate::engine::checkpoint::CLOSE_LOG;
+use crate::engine::create::create;
+use crate::engine::lock::{Deadline, wait_for_byte};
+use crate::engine::{Engine, Settings};
+use crate::error::{Error, Result};
+use crate::format::header::{BadHeader, HEADER_LEN, Header};
+use crate::format::{MAX_EXTENT, MIN_EXTENT};
+use crate::options::Options;
+use crate::readers::{Lanes, bytes};
+use crate::sys::disk::{Disk, FileDisk, PrivateDisk};
+use crate::sys::file::{self, FileSystem, Identity};
+use crate::sys::fork;
+use crate::sys::lock::{LockFile, Mode};
+
+/// What a store that is replayed in private memory may grow by, beyond its own size.
+const PRIVATE_SLACK: u64 = 1 << 30;
+/// How long a closer waits to find out whether it is the last one.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+type Registry = HashMap<(Identity, bool, u64), Weak<Handle>>;
+
+/// The stores this process has open: two handles of one file share an engine.
+static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
+
+/// What all handles of one file in this process share. The last one to go closes the store.
+pub struct Handle {
+    /// The store.
+    pub engine: Arc<Engine>,
+    closed: bool,
+}
+
+impl Handle {
+    /// Closes the store now, and tells of errors.
+    pub fn close(mut self) -> Result<()> {
+        self.closed = true;
+        self.engine.shut_down()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.closed
+            && let Err(e) = self.engine.shut_down()
+        {
+            log::error!("close: {e}");
+        }
+    }
+}
+
+/// Opens a store, or shares what this process has open already.
+pub fn open(path: &Path, options: &Options) -> Result<Arc<Handle>> {
+    if options.create_new {
+        create(path, options)?;
+    }
+    loop {
+        match open_existing(path, options) {
+            Err(Error::NotFound { .. }) if options.create => match create(path, options) {
+                Err(Error::Exists { .. }) | Ok(()) => {}
+                Err(e) => return Err(e),
+            },
+            opened => return opened,
+        }
+    }
+}
+
+fn open_existing(path: &Path, options: &Options) -> Result<Arc<Handle>> {
+    let identity = file::identity_of_path(path).map_err(|e| open_error(path, e))?;
+    let key = (identity, options.read_only, fork::generation());
+    let mut registry = REGISTRY.lock();
+    let registry = registry.get_or_insert_default();
+    registry.retain(|_, handle| handle.strong_count() > 0);
+    if let Some(handle) = registry.get(&key).and_then(Weak::upgrade) {
+        return Ok(handle);
+    }
+    let handle = Arc::new(Handle { engine: attach(path, options)?, closed: false });
+    registry.insert(key, Arc::downgrade(&handle));
+    Ok(handle)
+}
+
+/// The error of a path that cannot be opened.
+fn open_error(path: &Path, source: std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    match source.kind() {
+        ErrorKind::NotFound => Error::NotFound { path },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::Permission { path, source },
+        ErrorKind::IsADirectory => Error::NotAStore { path, why: "a directory".to_string() },
+        _ => Error::Io { path, op: "open", offset: None, source },
+    }
+}
+
+/// Opens the data file, after a look at what kind of file it is.
+fn open_file(path: &Path, write: bool) -> Result<File> {
+    let meta = std::fs::metadata(path).map_err(|e| open_error(path, e))?;
+    let kind = meta.file_type();
+    let why = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() {
+        "not a regular file"
+    } else {
+        ""
+    };
+    if !why.is_empty() {
+        return Err(Error::NotAStore { path: path.to_path_buf(), why: why.to_string() });
+    }
+    OpenOptions::new().read(true).write(write).custom_flags(libc_nonblock()).open(path).map_err(|e| open_error(path, e))
+}
+
+/// A fifo that takes the place of the store must not block.
+fn libc_nonblock() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits() as i32
+}
+
+/// The newest valid header, and the geometry it names.
+fn read_header(file: &File, path: &Path) -> Result<Header> {
+    let io = |source| Error::Io { path: path.to_path_buf(), op: "read", offset: Some(0), source };
+    let len = file.metadata().map_err(io)?.len();
+    let slot = |at: u64| {
+        let mut bytes = [0; HEADER_LEN];
+        if at + HEADER_LEN as u64 > len {
+            return Ok(Err(BadHeader::Magic));
+        }
+        file::read_exact_at(file, at, &mut bytes).map_err(io).map(|()| Header::parse(&bytes))
+    };
+    let a = slot(0)?;
+    // Where B is follows from the extent size, which only a valid A can tell.
+    let mut places: Vec<u64> = match &a {
+        Ok(header) => vec![header.extent_size.get() / 2],
+        Err(_) => (MIN_EXTENT.ilog2()..=MAX_EXTENT.ilog2()).map(|n| 1 << n >> 1).collect(),
+    };
+    let mut newest = a.ok();
+    let mut worst = a.err();
+    for place in places.drain(..) {
+        match slot(place)? {
+            Ok(b) if b.extent_size.get() / 2 == place => {
+                if newest.is_none_or(|n| n.generation < b.generation) {
+                    newest = Some(b);
+                }
+            }
+            Ok(_) => {}
+            Err(e @ (BadHeader::Version(_) | BadHeader::Features(_))) => worst = Some(e),
+            Err(_) => {}
+        }
+    }
+    let header = newest.ok_or_else(|| bad_header(path, worst.unwrap_or(BadHeader::Magic), len))?;
+    if let Some(BadHeader::Version(_) | BadHeader::Features(_)) = worst {
+        return Err(bad_header(path, worst.unwrap_or(BadHeader::Magic), len));
+    }
+    if len < header.file_len.get() {
+        return Err(Error::Truncated { path: path.to_path_buf(), expected: header.file_len.get(), found: len });
+    }
+    Ok(header)
+}
+
+fn bad_header(path: &Path, bad: BadHeader, len: u64) -> Error {
+    let path = path.to_path_buf();
+    let corrupt = |path, what: &str| Error::Corrupt { path, offset: 0, what: what.to_string() };
+    match bad {
+        BadHeader::Magic if len == 0 => Error::NotAStore { path, why: "the file is empty".to_string() },
+        BadHeader::Magic => Error::NotAStore { path, why: "it does not begin like one".to_string() },
+        BadHeader::Checksum => corrupt(path, "checksum of both header slots"),
+        BadHeader::Field(field) => corrupt(path, &format!("{field} in both header slots")),
+        BadHeader::Version(found) => Error::Version { path, found },
+        BadHeader::Features(bits) => Error::Features { path, bits },
+    }
+}
+
+/// How an opener takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Reads and writes; alone, so it recovers.
+    First,
+    /// Reads and writes beside others.
+    Joins,
+    /// Reads beside live processes.
+    ReadsShared,
+    /// Reads alone, in private memory.
+    ReadsAlone,
+}
+
+fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
+    let write = !options.read_only;
+    let file = open_file(path, write)?;
+    let volatile_fs = is_volatile(&file, path)?;
+    let locks = LockFile::open(path, write).map_err(|e| open_error(path, e))?;
+    let deadline = Deadline::new(options.lock_timeout);
+    let role = take_part(path, &locks, write, &deadline)?;
+    same_file(path, &file, &locks)?;
+    let header = read_header(&file, path)?;
+    let geometry = Geometry::of(&header);
+    let failed = |source| Error::Io { path: path.to_path_buf(), op: "map", offset: None, source };
+    let disk: Box<dyn Disk> = match role {
+        Role::ReadsAlone => {
+            let slack = PRIVATE_SLACK + file.metadata().map_err(failed)?.len() / 4;
+            Box::new(PrivateDisk::new(file, slack).map_err(failed)?)
+        }
+        _ => Box::new(FileDisk::new(file, write, geometry.extent, options.reserve).map_err(failed)?),
+    };
+    let map = disk.map().clone();
+    let core = Core {
+        path: path.to_path_buf(),
+        disk,
+        map,
+        locks,
+        geometry,
+        lanes: Lanes::default(),
+        shared: role != Role::ReadsAlone,
+        writable: write,
+        volatile_fs,
+    };
+    core.set_up(role, &header, options)?;
+    let settings = Settings { checkpoint_bytes: options.checkpoint_bytes, lock_timeout: options.lock_timeout };
+    Ok(Engine::new(core, settings))
+}
+
+/// Whether the file system loses all with the power; those that cannot share a store are refused.
+fn is_volatile(file: &File, path: &Path) -> Result<bool> {
+    let io = |source| Error::Io { path: path.to_path_buf(), op: "statfs", offset: None, source };
+    match file::file_system(file).map_err(io)? {
+        FileSystem::Refused(name) => {
+            let what = format!("{name} does not share memory maps and locks between all who open the file");
+            Err(Error::Unsupported { path: path.to_path_buf(), what })
+        }
+        kind => Ok(kind == FileSystem::Volatile),
+    }
+}
+
+/// The descriptors and the path are one file: it was not replaced meanwhile.
+fn same_file(path: &Path, file: &File, locks: &LockFile) -> Result<()> {
+    let io = |source| Error::Io { path: path.to_path_buf(), op: "stat", offset: None, source };
+    let opened = file::identity(file).map_err(io)?;
+    let now = file::identity_of_path(path).map_err(|e| open_error(path, e))?;
+    if opened != locks.identity().map_err(io)? || opened != now {
+        return Err(Error::Replaced { path: path.to_path_buf() });
+    }
+    Ok(())
+}
+
+/// Takes the open byte, and finds out who else is there.
+fn take_part(path: &Path, locks: &LockFile, write: bool, deadline: &Deadline) -> Result<Role> {
+    let io = |source| Error::Io { path: path.to_path_buf(), op: "lock", offset: None, source };
+    let mode = if write { Mode::Exclusive } else { Mode::Shared };
+    let mut nap = Duration::from_micros(50);
+    while !locks.try_byte(bytes::OPEN, mode).map_err(io)? {
+        if deadline.is_past() {
+            return Err(Error::Timeout {
+                path: path.to_path_buf(),
+                what: "lock of openers",
+                waited: deadline.elapsed(),
+                holder: None,
+            });
+        }
+        std::thread::sleep(nap);
+        nap = (nap * 2).min(Duration::from_millis(5));
+    }
+    if write {
+        let alone = locks.try_byte(bytes::ATTACH, Mode::Exclusive).map_err(io)?;
+        if !alone {
+            locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;
+        }
+        return Ok(if alone { Role::First } else { Role::Joins });
+    }
+    locks.try_byte(bytes::READ_ONLY, Mode::Shared).map_err(io)?;
+    if locks.conflict(bytes::ATTACH, 1).map_err(io)?.is_none() {
+        return Ok(Role::ReadsAlone);
+    }
+    // It counts as a user of the shared words, so that nobody sets them up anew under it.
+    locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;
+    Ok(Role::ReadsShared)
+}
+
+impl Core {
+    /// Recovers or joins, and lets the next opener in.
+    fn set_up(&self, role: Role, header: &Header, options: &Options) -> Result<()> {
+        let io = |e| self.io("lock", None, e);
+        match role {
+            Role::First => {
+                let readers = self.locks.conflict(bytes::READ_ONLY, 1).map_err(io)?.is_some();
+                self.recover(header, readers)?;
+                self.locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;
+            }
+            Role::ReadsAlone => {
+                self.recover(header, false)?;
+                let pin = bytes::PIN + self.get(Word::Visible);
+                self.locks.try_byte(pin, Mode::Shared).map_err(io)?;
+            }
+            Role::Joins | Role::ReadsShared => self.join()?,
+        }
+        if self.writable {
+            self.enter_process()?;
+            if let Some(max) = options.max_size {
+                self.set(Word::MaxSize, max);
+            }
+        }
+        self.locks.unlock_byte(bytes::OPEN).map_err(io)
+    }
+
+    /// The shared words are there, and of a layout this code knows.
+    fn join(&self) -> Result<()> {
+        if self.get(Word::Layout) != LAYOUT {
+            let what = "open in processes of another version of slotdb".to_string();
+            return Err(Error::Unsupported { path: self.path.clone(), what });
+        }
+        self.check_poison()
+    }
+}
+
+impl Engine {
+    /// Ends the use of the store by this process: the last one to leave makes a checkpoint if a replay would take long.
+    pub fn shut_down(&self) -> Result<()> {
+        let core = &self.core;
+        self.join_background();
+        if self.is_forked() || !core.writable {
+            return Ok(());
+        }
+        let deadline = Deadline::new(CLOSE_WAIT);
+        let mut done = Ok(());
+        if wait_for_byte(core, bytes::OPEN, Mode::Exclusive, &deadline)? {
+            let last = core.locks.try_byte(bytes::ATTACH, Mode::Exclusive).map_err(|e| core.io("lock", None, e))?;
+            if last && core.check_poison().is_ok() && self.log_since_checkpoint() > CLOSE_LOG {
+                done = self.checkpoint();
+            }
+        }
+        core.leave_process();
+        done
+    }
+}

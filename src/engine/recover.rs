@@ -1,0 +1,337 @@
+//! Recovery: an opener that is alone builds the shared words from the newest header, its blob, and the log since.
+//!
+//! The order matters. The header that was taken is durable in both slots before anything else is written. Pass 1 finds the
+//! end of the log and allocates nothing. The replayed log is durable before anybody reads it. Pass 2 applies it.
+
+use std::sync::atomic::Ordering;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::control::{Core, EXTENT_WORDS, Ends, LAYOUT, Word, store};
+use crate::error::Result;
+use crate::format::PAGE;
+use crate::format::blob::{BLOB_BLOB, BLOB_INDEX, BLOB_LOG, Blob};
+use crate::format::extent::{ExtentState, Kind, PageState};
+use crate::format::header::{HEADER_LEN, Header};
+use crate::format::record::{RECORD_HEADER, RecordHeader};
+use crate::format::slot::{DirEntry, PAGE_WORDS, Root};
+use crate::log::replay::FoundBatch;
+use crate::space::Claim;
+use crate::sys::host;
+
+/// What pass 1 found.
+struct Found {
+    blob: Blob,
+    batches: Vec<FoundBatch>,
+    /// Applied seq, end and chain of the log.
+    seq: u64,
+    ends: Ends,
+}
+
+/// Who holds what after recovery, before it is written to the extent table.
+struct Plan {
+    /// State, run, live bytes of each extent.
+    extents: Vec<(ExtentState, u64, u64)>,
+}
+
+impl Core {
+    /// Recovers the store from `header`, the newest valid one, and sets up the shared words. Alone on the store.
+    ///
+    /// `readers`: read-only openers may still use what nobody else does, so nothing is free at once.
+    pub fn recover(&self, header: &Header, readers: bool) -> Result<()> {
+        let found = self.read_log(header)?;
+        if self.shared {
+            self.mend_headers(header)?;
+            self.make_log_durable(&found)?;
+        }
+        self.clear_volatile()?;
+        let mut plan = self.plan(header, &found, readers)?;
+        self.write_tables(&mut plan)?;
+        self.write_page_maps(&found, readers)?;
+        self.write_directory(&found.blob)?;
+        self.write_words(header)?;
+        for (n, batch) in found.batches.iter().enumerate() {
+            self.replay(header.seq.get() + 1 + n as u64, batch)?;
+        }
+        for word in [Word::Durable, Word::LastImmediate, Word::First, Word::Visible] {
+            self.set(word, found.seq);
+        }
+        self.set(Word::Cursor, found.ends.tail);
+        self.set(Word::Layout, LAYOUT);
+        Ok(())
+    }
+
+    /// Pass 1: the blob, and the whole batches since.
+    fn read_log(&self, header: &Header) -> Result<Found> {
+        let position = header.blob_position.get();
+        let bytes = self.map.bytes(position, header.blob_len.get());
+        let bytes =
+            bytes.ok_or_else(|| self.corrupt(position, "the checkpoint blob lies beyond the end of the file"))?;
+        if crc32fast::hash(bytes) != header.blob_crc.get() {
+            return Err(self.corrupt(position, "checksum of the checkpoint blob"));
+        }
+        let extents = self.extent_of(self.map.len());
+        let blob = Blob::decode(bytes, extents).map_err(|what| self.corrupt(position, what))?;
+        let mut ends = Ends {
+            tail: header.log_position.get(),
+            chain: header.chain.get(),
+            live_keys: header.live_keys.get(),
+            live_bytes: header.live_bytes.get(),
+            log_total: 0,
+        };
+        let (mut seq, mut batches) = (header.seq.get(), Vec::new());
+        while let Some(batch) = self.read_batch(ends.tail, seq + 1, ends.chain) {
+            (ends.tail, ends.chain) = (batch.tail, batch.chain);
+            seq += 1;
+            batches.push(batch);
+        }
+        Ok(Found { blob, batches, seq, ends })
+    }
+
+    /// Nothing is written before the header that was taken is durable in both slots. Two equal slots are: B is written only
+    /// after A has reached the disk.
+    fn mend_headers(&self, header: &Header) -> Result<()> {
+        let slots = [0, self.geometry.slot_b()];
+        let is_taken = |&slot: &u64| self.map.bytes(slot, HEADER_LEN as u64) == Some(header.as_bytes());
+        if slots.iter().all(is_taken) {
+            return Ok(());
+        }
+        let (taken, others): (Vec<u64>, Vec<u64>) = slots.iter().partition(|slot| is_taken(slot));
+        taken.into_iter().chain(others).try_for_each(|slot| self.write_slot(slot, header.as_bytes()))
+    }
+
+    /// Writes the replayed log again and syncs it, since a failed sync may have left it clean in the cache only; in the same
+    /// sync wipes the record header at the tail, so that a batch that was lost never comes back.
+    fn make_log_durable(&self, found: &Found) -> Result<()> {
+        let mut pieces: Vec<(u64, u64)> = found.batches.iter().flat_map(|b| b.pieces.iter().copied()).collect();
+        let tail = found.ends.tail;
+        if self.header_at(tail).is_some_and(|header| header.seq() > found.seq) || !pieces.is_empty() {
+            self.write(tail, RecordHeader::new_zeroed().as_bytes())?;
+            pieces.push((tail, RECORD_HEADER));
+        }
+        // Batches stand one behind the other: one write and one sync for each segment.
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (position, len) in pieces {
+            match runs.last_mut() {
+                Some(last) if last.0 + last.1 == position => last.1 += len,
+                _ => runs.push((position, len)),
+            }
+        }
+        for &(position, len) in &runs {
+            self.rewrite(position, len)?;
+            self.sync_range(position, len)?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self, header: &Header, found: &Found, readers: bool) -> Result<Plan> {
+        let count = self.extent_of(self.map.len());
+        let unused = if readers { ExtentState::retired(found.seq + 1, true) } else { ExtentState::new(Kind::Free) };
+        let mut plan = Plan { extents: vec![(unused, 1, 0); count as usize] };
+        for n in 0..self.geometry.fixed_extents() {
+            plan.extents[n as usize].0 = ExtentState::new(Kind::Fixed);
+        }
+        let mut index: Vec<u64> = found.blob.pages.iter().map(|p| self.extent_of(p.position.get())).collect();
+        index.sort_unstable();
+        let tail = self.extent_of(header.log_position.get());
+        for run in &found.blob.extents {
+            let (first, len) = (run.first.get(), u64::from(run.run.get()));
+            let kind = match run.kind.get() {
+                BLOB_LOG if run.live.get() > 0 || (first..first + len).contains(&tail) => Kind::Log,
+                BLOB_INDEX if index.binary_search(&first).is_ok() => Kind::Index,
+                BLOB_BLOB => Kind::Blob,
+                _ => continue,
+            };
+            self.plan_run(&mut plan, first, len, kind, run.live.get())?;
+        }
+        for &(position, len) in found.batches.iter().flat_map(|b| &b.segments) {
+            let (first, run) = (self.extent_of(position), self.extent_of(len));
+            if plan.extents[first as usize].0.kind() != Kind::Log {
+                self.plan_run(&mut plan, first, run, Kind::Log, 0)?;
+            }
+        }
+        self.check_plan(header, found, &plan)?;
+        Ok(plan)
+    }
+
+    fn plan_run(&self, plan: &mut Plan, first: u64, run: u64, kind: Kind, live: u64) -> Result<()> {
+        let extents = (first as usize)
+            .checked_add(run as usize)
+            .and_then(|end| plan.extents.get_mut(first as usize..end))
+            .filter(|extents| extents.iter().all(|e| matches!(e.0.kind(), Kind::Free | Kind::Retired)));
+        let Some(extents) = extents else {
+            return Err(self.corrupt(self.position_of(first), "a run of extents lies over another"));
+        };
+        for (n, extent) in extents.iter_mut().enumerate() {
+            *extent = (ExtentState::inner(n as u64), 1, 0);
+        }
+        extents[0] = (ExtentState::new(kind), run, live);
+        Ok(())
+    }
+
+    /// Pages lie in index extents, the log position in a segment, the blob in its own extents.
+    fn check_plan(&self, header: &Header, found: &Found, plan: &Plan) -> Result<()> {
+        let kind_at = |position: u64| {
+            let n = self.extent_of(position) as usize;
+            let state = plan.extents.get(n)?.0;
+            let head = if state.kind() == Kind::Inner { n.checked_sub(state.number() as usize)? } else { n };
+            Some(plan.extents.get(head)?.0.kind())
+        };
+        let expect = |position: u64, kind, what: &str| {
+            if kind_at(position) == Some(kind) { Ok(()) } else { Err(self.corrupt(position, what)) }
+        };
+        expect(header.log_position.get(), Kind::Log, "the log position does not lie in a segment")?;
+        expect(header.blob_position.get(), Kind::Blob, "the blob does not lie in its extents")?;
+        let map_end = self.geometry.map_pages() * PAGE;
+        for page in &found.blob.pages {
+            let position = page.position.get();
+            expect(position, Kind::Index, "an index page does not lie in an index extent")?;
+            if position % self.geometry.extent < map_end {
+                return Err(self.corrupt(position, "an index page lies over its page map"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds room for the extent table, growing the file if need be, and writes it.
+    fn write_tables(&self, plan: &mut Plan) -> Result<()> {
+        store(self.chunk(0), self.first_chunk());
+        let mut chunk = 1;
+        while chunk <= self.chunks_for(plan.extents.len() as u64) {
+            let first = self.plan_table(plan, self.chunk_extents(chunk))?;
+            store(self.chunk(chunk), self.position_of(first));
+            chunk += 1;
+        }
+        for (n, &(state, run, live)) in plan.extents.iter().enumerate() {
+            let extent = self.extent(n as u64);
+            extent.fill(state, run, live);
+        }
+        let count = |kind| plan.extents.iter().filter(|e| e.0.kind() == kind).map(|e| e.1).sum();
+        self.set(Word::Free, count(Kind::Free));
+        self.set(Word::Retired, count(Kind::Retired));
+        self.set(Word::Extents, plan.extents.len() as u64);
+        Ok(())
+    }
+
+    fn plan_table(&self, plan: &mut Plan, run: u64) -> Result<u64> {
+        let mut found = 0;
+        let end = plan.extents.iter().position(|e| {
+            found = if e.0.kind() == Kind::Free { found + 1 } else { 0 };
+            found == run
+        });
+        let first = match end {
+            Some(end) => end as u64 + 1 - run,
+            None => {
+                let first = plan.extents.len() as u64;
+                let (position, len) = (self.position_of(first), self.position_of(run));
+                let full = |source| crate::Error::Full { path: self.path.clone(), needed: len, source };
+                self.disk.allocate(position, len).map_err(full)?;
+                self.map.set_len(position + len).map_err(|e| self.io("map", position, e))?;
+                plan.extents.resize((first + run) as usize, (ExtentState::new(Kind::Free), 1, 0));
+                first
+            }
+        };
+        // The table is written in whole: entries of a chunk that are not of the file read as free.
+        let words = self.position_of(run) / 8 / EXTENT_WORDS as u64;
+        for n in 0..words {
+            let entry = self.words::<EXTENT_WORDS>(self.position_of(first) + n * EXTENT_WORDS as u64 * 8);
+            entry.into_iter().flatten().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        self.plan_run(plan, first, run, Kind::Table, 0)?;
+        Ok(first)
+    }
+
+    fn write_page_maps(&self, found: &Found, readers: bool) -> Result<()> {
+        for n in 0..self.extents() {
+            if self.extent(n).state().kind() == Kind::Index {
+                self.format_index_extent(n);
+            }
+        }
+        for page in &found.blob.pages {
+            let position = page.position.get();
+            if self.page_state(position) != PageState::Free {
+                return Err(self.corrupt(position, "two directory entries of different suffixes name one page"));
+            }
+            self.set_page_state(position, PageState::Used(0));
+            self.add_live(self.extent_of(position), 1);
+            self.add(Word::FreePages, -1);
+        }
+        if readers {
+            self.hold_free_pages(found.seq + 1);
+        }
+        Ok(())
+    }
+
+    /// Pages that nobody uses now may be those of an older checkpoint that a read-only opener still reads.
+    fn hold_free_pages(&self, seq: u64) {
+        for n in 0..self.extents() {
+            if self.extent(n).state().kind() != Kind::Index {
+                continue;
+            }
+            for page in 0..self.geometry.pages() {
+                let position = self.position_of(n) + page * PAGE;
+                if self.page_state(position) == PageState::Free {
+                    self.set_page_state(position, PageState::Retired { seq, seen: true });
+                    self.add_live(n, 1);
+                    self.add(Word::FreePages, -1);
+                    self.add(Word::RetiredPages, 1);
+                }
+            }
+        }
+    }
+
+    fn write_directory(&self, blob: &Blob) -> Result<()> {
+        let (first, room) = self.take_directory(blob.depth + 1, Claim::Reserve)?;
+        let root = Root::new(self.position_of(first), blob.depth);
+        for n in 0..(1u64 << blob.depth).div_ceil(PAGE_WORDS as u64) {
+            let position = root.position() + n * PAGE;
+            let words = self.words::<PAGE_WORDS>(position).ok_or_else(|| self.corrupt(position, "file too short"))?;
+            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        for page in &blob.pages {
+            let (bits, depth) = (u64::from(page.suffix.get()), page.depth.get());
+            let entry = DirEntry::new(page.position.get(), depth, false);
+            for n in 0..1u64 << (blob.depth - depth) {
+                let cell = self.entry_cell(root, bits | n << depth)?;
+                if cell.load(Ordering::Relaxed) != 0 {
+                    return Err(self.corrupt(page.position.get(), "two pages of the directory overlap"));
+                }
+                cell.store(entry.raw(), Ordering::Relaxed);
+            }
+        }
+        self.set(Word::Root, root.raw());
+        self.set(Word::DirectoryRoom, room);
+        Ok(())
+    }
+
+    fn write_words(&self, header: &Header) -> Result<()> {
+        let lifetime = host::random::<8>().map_err(|e| self.io("random", None, e))?;
+        self.set(Word::Lifetime, u64::from_le_bytes(lifetime));
+        self.set(Word::Generation, header.generation.get());
+        self.set(Word::Epoch, 1);
+        self.set(Word::BlobLen, header.blob_len.get());
+        // Private memory has no bound but its own.
+        self.set(Word::MaxSize, if self.shared { header.max_size.get() } else { 0 });
+        self.set(Word::Checkpoint, header.seq.get());
+        let ends = Ends {
+            tail: header.log_position.get(),
+            chain: header.chain.get(),
+            live_keys: header.live_keys.get(),
+            live_bytes: header.live_bytes.get(),
+            log_total: 0,
+        };
+        self.publish(header.seq.get(), ends);
+        self.set(Word::Visible, header.seq.get());
+        Ok(())
+    }
+
+    /// Pass 2: one batch.
+    fn replay(&self, seq: u64, batch: &FoundBatch) -> Result<()> {
+        let (_, ends) = self.ends();
+        let log_total = ends.log_total + batch.log_len();
+        let mut after = Ends { tail: batch.tail, chain: batch.chain, log_total, ..ends };
+        self.apply(seq, self.hashed(&batch.records), &batch.segments, &mut after)?;
+        self.set(Word::Visible, seq);
+        Ok(())
+    }
+}

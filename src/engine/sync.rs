@@ -1,0 +1,113 @@
+//! Group commit: one flush makes all batches up to the applied seq durable, for all threads and processes that wait.
+//!
+//! Whoever gets the sync lock leads; the others sleep on a futex, and look again after a bounded time, since a leader may die.
+
+use std::time::Duration;
+
+use crate::control::{Core, Word};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::readers::bytes;
+use crate::sys::futex;
+use crate::sys::lock::Mode;
+
+/// Longest sleep of a follower.
+const NAP: Duration = Duration::from_millis(5);
+/// Bytes that are written again at a time.
+const CHUNK: u64 = 1 << 20;
+
+impl Engine {
+    /// Returns when everything up to `seq` is durable, and then visible.
+    pub fn wait_durable(&self, seq: u64) -> Result<()> {
+        let core = &self.core;
+        loop {
+            let seen = core.get(Word::DurableWake);
+            if core.get(Word::Durable) >= seq {
+                core.lift(Word::Visible, seq);
+                return Ok(());
+            }
+            core.check_poison()?;
+            if !self.try_lead()? {
+                futex::wait(core.word(Word::DurableWake), seen, NAP);
+            }
+        }
+    }
+
+    /// Flushes, if nobody else does so now.
+    fn try_lead(&self) -> Result<bool> {
+        let core = &self.core;
+        let Some(_leader) = self.sync.try_lock() else { return Ok(false) };
+        let failed = |e| core.io("sync lock", None, e);
+        if !core.locks.try_byte(bytes::SYNC, Mode::Exclusive).map_err(failed)? {
+            return Ok(false);
+        }
+        let led = core.flush();
+        core.locks.unlock_byte(bytes::SYNC).map_err(failed)?;
+        let wake = core.word(Word::DurableWake);
+        // AcqRel: who sees the new count sees what the flush has raised, or that it failed.
+        wake.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        futex::wake_all(wake);
+        led.map(|()| true)
+    }
+}
+
+impl Core {
+    /// Makes the log durable from the durable cursor to the applied tail. Under the sync lock.
+    fn flush(&self) -> Result<()> {
+        self.check_poison()?;
+        // Found set: its owner died and may have met an error that it could not tell. Bytes that a failed sync left
+        // clean are made dirty again.
+        let again = self.get(Word::SyncActive) != 0;
+        self.set(Word::SyncActive, 1);
+        let (seq, ends) = self.ends();
+        for (position, len) in self.log_between(self.get(Word::Cursor), ends.tail)? {
+            if again {
+                self.rewrite(position, len)?;
+            }
+            self.sync_range(position, len).map_err(|e| self.poison(e))?;
+        }
+        self.set(Word::Cursor, ends.tail);
+        self.lift(Word::Durable, seq);
+        self.set(Word::SyncActive, 0);
+        self.lift(Word::Visible, seq);
+        Ok(())
+    }
+
+    /// The pieces of the log between two positions, a segment each.
+    fn log_between(&self, from: u64, to: u64) -> Result<Vec<(u64, u64)>> {
+        let mut pieces = Vec::new();
+        let mut at = from;
+        loop {
+            let (segment, end) = self.segment_at(at)?;
+            if (segment..end).contains(&to) && to >= at {
+                if to > at {
+                    pieces.push((at, to - at));
+                }
+                return Ok(pieces);
+            }
+            pieces.push((at, end - at));
+            at = self.extent(self.extent_of(segment)).next();
+            if at == 0 || pieces.len() as u64 > self.extents() {
+                return Err(self.corrupt(segment, "the log from the durable cursor to the tail is broken"));
+            }
+        }
+    }
+
+    /// Start and end of the run of extents that holds a position.
+    fn segment_at(&self, position: u64) -> Result<(u64, u64)> {
+        let head = self.head_of(position)?;
+        Ok((self.position_of(head), self.position_of(head + self.extent(head).run())))
+    }
+
+    /// Writes a range again as it stands, so that the next sync writes it to the disk.
+    pub fn rewrite(&self, position: u64, len: u64) -> Result<()> {
+        let mut at = position;
+        while at < position + len {
+            let part = CHUNK.min(position + len - at);
+            let bytes = self.bytes(at, part).ok_or_else(|| self.corrupt(at, "file too short"))?.to_vec();
+            self.write(at, &bytes)?;
+            at += part;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! The one error type: each variant is something a caller can act on.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// What every fallible call returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. Unless a variant says otherwise the store is unchanged and the handle stays usable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such file; `Options::create` makes one.
+    #[error("{}: no such store", path.display())]
+    NotFound {
+        /// The store.
+        path: PathBuf,
+    },
+    /// `Options::create_new` found a file.
+    #[error("{}: exists already", path.display())]
+    Exists {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The file is something else than a store.
+    #[error("{}: not a slotdb store: {why}", path.display())]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        why: String,
+    },
+    /// The store was written by a later version of the format.
+    #[error("{}: format version {found} is newer than this program reads (1)", path.display())]
+    Version {
+        /// The store.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// The store uses features that this version does not know.
+    #[error("{}: unknown incompatible features {bits:#x}", path.display())]
+    Features {
+        /// The store.
+        path: PathBuf,
+        /// The unknown bits.
+        bits: u32,
+    },
+    /// Bytes of the store are damaged. `kvctl check` lists all faults.
+    #[error("{}: damaged at offset {offset}: {what}", path.display())]
+    Corrupt {
+        /// The store.
+        path: PathBuf,
+        /// Where, in bytes from the start of the file.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The file is shorter than its header says.
+    #[error("{}: truncated: {found} bytes, expected {expected}", path.display())]
+    Truncated {
+        /// The store.
+        path: PathBuf,
+        /// Bytes the header names.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A system call failed.
+    #[error("{}: {op} failed{}: {source}", path.display(), At(*offset))]
+    Io {
+        /// The store.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// Where in the file, if anywhere.
+        offset: Option<u64>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file may not be opened this way.
+    #[error("{}: {source}", path.display())]
+    Permission {
+        /// The store.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The disk is full. Reading, deleting and checkpointing still work.
+    #[error("{}: no space for {needed} more bytes: {source}", path.display())]
+    Full {
+        /// The store.
+        path: PathBuf,
+        /// Bytes that were asked for.
+        needed: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The store has reached its `max_size`. Reading, deleting and checkpointing still work.
+    #[error("{}: at its maximal size of {max} bytes", path.display())]
+    MaxSize {
+        /// The store.
+        path: PathBuf,
+        /// The bound in bytes.
+        max: u64,
+    },
+    /// Keys have at most 65,535 bytes.
+    #[error("key of {len} bytes is too long: at most {} are allowed", crate::MAX_KEY)]
+    KeyTooLong {
+        /// Bytes of the key.
+        len: usize,
+    },
+    /// Values have at most 4 GiB - 1 bytes.
+    #[error("value of {len} bytes is too long: at most {} are allowed", crate::MAX_VALUE)]
+    ValueTooLong {
+        /// Bytes of the value.
+        len: u64,
+    },
+    /// A lock was not to be had in time.
+    #[error("{}: waited {waited:.1?} for the {what}{}", path.display(), HeldBy(holder))]
+    Timeout {
+        /// The store.
+        path: PathBuf,
+        /// Which lock.
+        what: &'static str,
+        /// How long.
+        waited: Duration,
+        /// Who has it, where that is known.
+        holder: Option<Holder>,
+    },
+    /// The commit's outcome is unknown: it is there whole or not at all, and the next writer decides. Read to find out.
+    #[error("{}: outcome of commit {seq} is unknown: {source}", path.display())]
+    InDoubt {
+        /// The store.
+        path: PathBuf,
+        /// The commit's seq, if it is there.
+        seq: u64,
+        /// What failed.
+        source: Box<Error>,
+    },
+    /// A sync failed: what is on the disk is unknown. No commits and no reads until all processes have closed the store.
+    #[error("{}: a sync failed; close the store in all processes and open it again", path.display())]
+    Poisoned {
+        /// The store.
+        path: PathBuf,
+    },
+    /// This handle only reads.
+    #[error("{}: opened read-only", path.display())]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The handle was opened before a fork; the child must open its own.
+    #[error("{}: opened before a fork: open it again in the child", path.display())]
+    Forked {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The path no longer leads to the file that was opened.
+    #[error("{}: replaced by another file while it was being opened", path.display())]
+    Replaced {
+        /// The store.
+        path: PathBuf,
+    },
+    /// 4,096 snapshots are open already.
+    #[error("{}: all 4096 snapshots are in use", path.display())]
+    TooManyReaders {
+        /// The store.
+        path: PathBuf,
+    },
+    /// 1,024 processes have the store open already.
+    #[error("{}: all 1024 process entries are in use", path.display())]
+    TooManyProcesses {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Something this store cannot do here: a network file system, an index past its depth.
+    #[error("{}: {what}", path.display())]
+    Unsupported {
+        /// The store.
+        path: PathBuf,
+        /// What.
+        what: String,
+    },
+    /// An option makes no sense.
+    #[error("invalid option: {what}")]
+    Invalid {
+        /// Which, and why.
+        what: String,
+    },
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// Process id, as that process sees it.
+    pub pid: u32,
+    /// Its command.
+    pub command: String,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.since.elapsed().unwrap_or_default();
+        write!(f, "process {} ({}), since {:.1} s", self.pid, self.command, held.as_secs_f64())
+    }
+}
+
+struct HeldBy<'a>(&'a Option<Holder>);
+
+impl fmt::Display for HeldBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(holder) => write!(f, ", held by {holder}"),
+            None => Ok(()),
+        }
+    }
+}
+
+struct At(Option<u64>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(offset) => write!(f, " at offset {offset}"),
+            None => Ok(()),
+        }
+    }
+}

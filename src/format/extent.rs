@@ -1,0 +1,150 @@
+//! Packed volatile words of space: extent states and page states.
+
+/// What an extent holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Free,
+    /// Headers, control words and tables: never handed out.
+    Fixed,
+    /// A log segment, or with jumbo values several extents of one.
+    Log,
+    /// Index pages.
+    Index,
+    /// The working directory.
+    Directory,
+    /// A part of the extent table.
+    Table,
+    /// A checkpoint blob.
+    Blob,
+    /// Out of use since a seq, not yet reusable.
+    Retired,
+    /// Not the first extent of its run.
+    Inner,
+}
+
+/// The state word of an extent: kind in 4 bits, one flag, and 52 bits of seq (retired) or distance to the head (inner).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtentState(u64);
+
+const UNSEEN: u64 = 1 << 4;
+
+impl ExtentState {
+    /// The first extent of a run in use, or a free one.
+    pub fn new(kind: Kind) -> ExtentState {
+        ExtentState(kind as u64)
+    }
+
+    /// Retired at `seq`. Without `seen` no checkpoint can name it, so only readers hold it back.
+    pub fn retired(seq: u64, seen: bool) -> ExtentState {
+        ExtentState(Kind::Retired as u64 | if seen { 0 } else { UNSEEN } | seq << 8)
+    }
+
+    /// The `distance`-th extent of a run, counted from its head.
+    pub fn inner(distance: u64) -> ExtentState {
+        ExtentState(Kind::Inner as u64 | distance << 8)
+    }
+
+    /// The word as loaded.
+    pub fn from_raw(raw: u64) -> ExtentState {
+        ExtentState(raw)
+    }
+
+    /// The word to store.
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// What the extent holds; an unknown kind counts as in use for ever.
+    pub fn kind(self) -> Kind {
+        const KINDS: [Kind; 9] = [
+            Kind::Free,
+            Kind::Fixed,
+            Kind::Log,
+            Kind::Index,
+            Kind::Directory,
+            Kind::Table,
+            Kind::Blob,
+            Kind::Retired,
+            Kind::Inner,
+        ];
+        KINDS.get((self.0 & 15) as usize).copied().unwrap_or(Kind::Fixed)
+    }
+
+    /// Seq of retirement, or distance to the head.
+    pub fn number(self) -> u64 {
+        self.0 >> 8
+    }
+
+    /// Whether a checkpoint may name it.
+    pub fn is_seen(self) -> bool {
+        self.0 & UNSEEN == 0
+    }
+}
+
+/// The state of an index page, one word a page in its extent's page map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageState {
+    /// Nothing.
+    Free,
+    /// Holds slots; born in this checkpoint epoch.
+    Used(u64),
+    /// Out of use since `seq`; `seen`: a checkpoint may name it.
+    Retired {
+        /// Seq of the commit that replaced it.
+        seq: u64,
+        /// Whether a checkpoint may name it.
+        seen: bool,
+    },
+    /// Holds the page map itself.
+    Map,
+}
+
+impl PageState {
+    /// The state a word stands for.
+    pub fn from_raw(raw: u64) -> PageState {
+        match raw & 7 {
+            0 => PageState::Free,
+            1 => PageState::Used(raw >> 8),
+            2 => PageState::Retired { seq: raw >> 8, seen: true },
+            3 => PageState::Retired { seq: raw >> 8, seen: false },
+            _ => PageState::Map,
+        }
+    }
+
+    /// The word to store.
+    pub fn raw(self) -> u64 {
+        match self {
+            PageState::Free => 0,
+            PageState::Used(epoch) => 1 | epoch << 8,
+            PageState::Retired { seq, seen: true } => 2 | seq << 8,
+            PageState::Retired { seq, seen: false } => 3 | seq << 8,
+            PageState::Map => 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_survive_their_words() {
+        for kind in [Kind::Free, Kind::Fixed, Kind::Log, Kind::Index, Kind::Directory, Kind::Table, Kind::Blob] {
+            assert_eq!(ExtentState::from_raw(ExtentState::new(kind).raw()).kind(), kind);
+        }
+        let r = ExtentState::retired(1 << 51, false);
+        assert_eq!((r.kind(), r.number(), r.is_seen()), (Kind::Retired, 1 << 51, false));
+        let i = ExtentState::inner(1500);
+        assert_eq!((i.kind(), i.number()), (Kind::Inner, 1500));
+        for state in [
+            PageState::Free,
+            PageState::Used(7),
+            PageState::Map,
+            PageState::Retired { seq: 9, seen: true },
+            PageState::Retired { seq: 9, seen: false },
+        ] {
+            assert_eq!(PageState::from_raw(state.raw()), state);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The index: find, insert, split, copy-on-write. Pages are frozen by a checkpoint; the first change after that copies them.
+//!
+//! Readers take no lock. Whatever the writer does to a page that somebody may be reading, its slots stay: pages that give way
+//! keep theirs until they are reused.
+
+pub mod directory;
+pub mod page;
+
+use crate::control::{Core, Word};
+use crate::error::Result;
+use crate::format::record::Kind;
+use crate::format::slot::{DirEntry, MAX_DEPTH, SlotWord, split_at, suffix, tag};
+use crate::index::directory::Intent;
+use crate::index::page::{Page, Search, Slot};
+use crate::log::Record;
+use crate::space::Claim;
+
+/// A change to the index by one batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// Seq of the batch.
+    pub seq: u64,
+    /// Segments of the batch: not retired while it is being applied.
+    pub busy: &'a [u64],
+}
+
+impl Core {
+    /// The newest record of a key, tombstones included.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Record<'_>>> {
+        let entry = self.entry(hash)?;
+        let mut found = None;
+        self.page(entry.page())?.search(hash, |pointer| {
+            let record = self.record(pointer.position())?;
+            if record.key() == key {
+                found = Some(record);
+            }
+            Ok(found.is_some())
+        })?;
+        Ok(found)
+    }
+
+    /// The record of a key that a snapshot of `seq` sees.
+    #[inline]
+    pub fn find_at(&self, hash: u64, key: &[u8], seq: u64) -> Result<Option<Record<'_>>> {
+        match self.find(hash, key)? {
+            Some(newest) => self.version_at(newest, seq),
+            None => Ok(None),
+        }
+    }
+
+    /// Points a key's slot to its record at `position`. Done twice it changes nothing more.
+    pub fn set_slot(&self, hash: u64, record: Record<'_>, change: Change<'_>) -> Result<()> {
+        let pointer = SlotWord::new(hash, record.position, record.is_tombstone());
+        let key = record.key();
+        loop {
+            let entry = self.make_mutable(hash, change)?;
+            let page = self.page(entry.page())?;
+            let is_it = |p: SlotWord| -> Result<bool> { Ok(self.record(p.position())?.key() == key) };
+            match page.search(hash, is_it)? {
+                Search::Found(_, old) if old.position() == record.position => return Ok(()),
+                Search::Found(place, old) => {
+                    self.add_live_at(record.position, record.header.len())?;
+                    page.set_pointer(place, pointer);
+                    return self.subtract(old.position(), change);
+                }
+                Search::Absent => {
+                    let full = page.count() >= split_at(suffix(hash, entry.depth()), entry.depth());
+                    if (!full || entry.depth() >= MAX_DEPTH) && page.insert(tag(hash), pointer) {
+                        return self.add_live_at(record.position, record.header.len());
+                    }
+                    self.split(hash, entry, change)?;
+                }
+            }
+        }
+    }
+
+    fn add_live_at(&self, position: u64, len: u64) -> Result<()> {
+        self.add_live(self.head_of(position)?, len as i64);
+        Ok(())
+    }
+
+    /// Takes a record that was replaced off its segment's live bytes, and retires the segment when nothing is left.
+    fn subtract(&self, position: u64, change: Change<'_>) -> Result<()> {
+        let head = self.head_of(position)?;
+        let live = self.add_live(head, -(self.record(position)?.header.len() as i64));
+        if live == 0 && !change.busy.contains(&head) {
+            self.retire_segment(head, change.seq);
+        }
+        Ok(())
+    }
+
+    /// Retires a segment, if that extent is one.
+    pub fn retire_segment(&self, head: u64, seq: u64) {
+        if self.extent(head).state().kind() == crate::format::extent::Kind::Log {
+            self.retire_run(head, seq, true);
+        }
+    }
+
+    /// The entry of a page that may change in place: a frozen one is copied first, without tombstones that nobody needs.
+    fn make_mutable(&self, hash: u64, change: Change<'_>) -> Result<DirEntry> {
+        let entry = self.entry(hash)?;
+        if entry.is_mutable() {
+            return Ok(entry);
+        }
+        let (depth, bits) = (entry.depth(), suffix(hash, entry.depth()));
+        let old = self.page(entry.page())?;
+        let position = self.take_page(Claim::Reserve)?;
+        let new = self.page(position)?;
+        let dropped = self.copy_page(old, new, bits, depth)?;
+        self.point(Intent { suffix: bits, depth, a: position, b: None })?;
+        self.retire_page(entry.page(), change.seq, true);
+        for tombstone in dropped {
+            self.subtract(tombstone.pointer.position(), change)?;
+        }
+        Ok(DirEntry::new(position, depth, true))
+    }
+
+    /// Copies a page, and returns the tombstones that were left out.
+    fn copy_page(&self, old: Page<'_>, new: Page<'_>, bits: u64, depth: u32) -> Result<Vec<Slot>> {
+        if !old.slots().any(|slot| slot.pointer.is_tombstone()) {
+            new.copy_from(old);
+            return Ok(Vec::new());
+        }
+        let bound = self.horizon()?.min(self.get(Word::Checkpoint));
+        let mut dropped = Vec::new();
+        new.clear(bits, depth);
+        for slot in old.slots() {
+            if slot.pointer.is_tombstone() && self.is_past(slot.pointer, bound)? {
+                dropped.push(slot);
+            } else {
+                new.insert(slot.tag, slot.pointer);
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Whether a tombstone is so old that all snapshots agree that its key is gone, and the checkpoint has it.
+    fn is_past(&self, pointer: SlotWord, bound: u64) -> Result<bool> {
+        let header = self.record(pointer.position())?.header;
+        Ok(header.kind() == Some(Kind::Delete) && header.seq() <= bound)
+    }
+
+    /// Replaces a page by two, each with the keys of one value of the next hash bit.
+    fn split(&self, hash: u64, entry: DirEntry, change: Change<'_>) -> Result<()> {
+        let (depth, bits) = (entry.depth(), suffix(hash, entry.depth()));
+        if depth == self.root().depth() {
+            self.double_directory()?;
+        }
+        let (a, b) = (self.take_page(Claim::Reserve)?, self.take_page(Claim::Reserve)?);
+        let halves = [self.page(a)?, self.page(b)?];
+        halves[0].clear(bits, depth + 1);
+        halves[1].clear(bits | 1 << depth, depth + 1);
+        for slot in self.page(entry.page())?.slots() {
+            halves[(slot.tag >> depth & 1) as usize].insert(slot.tag, slot.pointer);
+        }
+        self.point(Intent { suffix: bits, depth, a, b: Some(b) })?;
+        // It was mutable, so no checkpoint names it.
+        self.retire_page(entry.page(), change.seq, false);
+        Ok(())
+    }
+
+    /// Pages that a batch of these key hashes may take at worst: a copy of each frozen page, and splits where pages
+    /// would pass their limit. For a few records, a copy and a split each.
+    pub fn pages_needed(&self, records: usize, hashes: impl Iterator<Item = u64>) -> Result<u64> {
+        if records <= 32 {
+            return Ok(3 * records as u64);
+        }
+        let mut touched = std::collections::HashMap::<u64, (DirEntry, usize)>::new();
+        for hash in hashes {
+            let entry = self.entry(hash)?;
+            touched.entry(entry.page()).or_insert((entry, 0)).1 += 1;
+        }
+        let mut pages = 0;
+        for (entry, added) in touched.into_values() {
+            let page = self.page(entry.page())?;
+            let slots = page.count() + added;
+            pages += u64::from(!entry.is_mutable());
+            if slots >= split_at(page.suffix(), entry.depth()) {
+                // Halves of the lowest limit hold 94 slots; each split leaves one page more and one retired.
+                pages += 2 * (slots as u64 / 64 + 1);
+            }
+        }
+        Ok(pages)
+    }
+}

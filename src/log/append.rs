@@ -1,0 +1,416 @@
+//! A batch: collected in memory, laid out at the tail, written.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::control::{Core, Ends};
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::format::record::{
+    Chain, Kind, LAST, Link, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, SMALL_RECORD, SegmentHeader,
+    TAIL_ROOM, record_len,
+};
+use crate::format::{MAX_POSITION, extent};
+use crate::space::Claim;
+
+/// Batches up to this many records are searched from end to end; larger ones have a table.
+const FEW: usize = 8;
+/// A batch keeps its memory for the next one up to this many bytes.
+const KEPT: usize = 1 << 20;
+
+/// One record of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Hash of the key.
+    pub hash: u64,
+    /// Put or delete.
+    pub kind: Kind,
+    /// Position of the key's newest record before this batch; 0: none.
+    pub prev: u64,
+    /// Where the record goes; set by `lay_out`.
+    pub position: u64,
+    offset: usize,
+    key_len: u16,
+    value_len: u32,
+    replaced: bool,
+    /// The entry before it with the same hash, + 1; 0: none.
+    same: u32,
+}
+
+impl Entry {
+    fn len(&self) -> u64 {
+        record_len(u64::from(self.key_len), u64::from(self.value_len))
+    }
+}
+
+/// The writes of one transaction, the last one of each key. The records are built in one buffer, in the order in which
+/// they go to the log, so that most batches are one write.
+#[derive(Default)]
+pub struct Batch {
+    arena: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Entries that were not replaced.
+    live: usize,
+    /// Hash -> the last entry with it; empty while there are few.
+    table: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
+    /// Session, links and segment headers of the layout.
+    extra: Vec<u8>,
+    writes: Vec<Write>,
+    /// Segments that the layout opened: position, bytes.
+    segments: Vec<(u64, u64)>,
+}
+
+/// The table's keys are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// One piece of the log to write.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    position: u64,
+    from_extra: bool,
+    start: usize,
+    end: usize,
+}
+
+impl Batch {
+    /// Forgets all writes, and gives back memory beyond what most batches need.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.arena.shrink_to(KEPT);
+        self.entries.clear();
+        self.entries.shrink_to(KEPT / 64);
+        self.live = 0;
+        if !self.table.is_empty() {
+            self.table = HashMap::default();
+        }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// How many records there are to write.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// The live writes.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|e| !e.replaced)
+    }
+
+    /// Whether any write needs more than the standing reserve may give.
+    pub fn claim(&self) -> Claim {
+        if self.entries().any(|e| e.kind == Kind::Put) { Claim::Put } else { Claim::Reserve }
+    }
+
+    /// The key of a write.
+    pub fn key(&self, entry: &Entry) -> &[u8] {
+        let start = entry.offset + RECORD_HEADER as usize;
+        &self.arena[start..start + usize::from(entry.key_len)]
+    }
+
+    /// The value of a write.
+    pub fn value(&self, entry: &Entry) -> &[u8] {
+        let start = entry.offset + RECORD_HEADER as usize + usize::from(entry.key_len);
+        &self.arena[start..start + entry.value_len as usize]
+    }
+
+    /// The last write of a key, if there is one.
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
+        self.index_of(hash, key).map(|n| &self.entries[n])
+    }
+
+    fn index_of(&self, hash: u64, key: &[u8]) -> Option<usize> {
+        let is_it = |e: &Entry| e.hash == hash && !e.replaced && self.key(e) == key;
+        if self.entries.len() <= FEW {
+            return self.entries.iter().position(is_it);
+        }
+        let mut next = self.table.get(&hash).map_or(0, |&n| n + 1);
+        while let Some(n) = next.checked_sub(1).map(|n| n as usize) {
+            if is_it(&self.entries[n]) {
+                return Some(n);
+            }
+            next = self.entries[n].same;
+        }
+        None
+    }
+
+    /// Adds a write; `prev` is the key's newest record in the store. An earlier write of the key gives way.
+    pub fn push(&mut self, kind: Kind, hash: u64, key: &[u8], value: &[u8], prev: u64) {
+        let before = self.index_of(hash, key);
+        let entry = Entry {
+            hash,
+            kind,
+            prev,
+            position: 0,
+            offset: self.arena.len(),
+            key_len: key.len() as u16,
+            value_len: value.len() as u32,
+            replaced: false,
+            same: 0,
+        };
+        let header = RecordHeader::new(kind, entry.key_len, entry.value_len);
+        self.arena.reserve(entry.len() as usize);
+        self.arena.extend_from_slice(header.as_bytes());
+        self.arena.extend_from_slice(key);
+        self.arena.extend_from_slice(value);
+        self.arena.resize(entry.offset + entry.len() as usize, 0);
+        let index = self.entries.len();
+        self.entries.push(entry);
+        self.index(index, before);
+    }
+
+    /// Takes back the write of a key that the store does not have either.
+    pub fn withdraw(&mut self, hash: u64, key: &[u8]) {
+        if let Some(n) = self.index_of(hash, key) {
+            self.entries[n].replaced = true;
+            self.live -= 1;
+        }
+    }
+
+    fn index(&mut self, index: usize, before: Option<usize>) {
+        if let Some(n) = before {
+            self.entries[n].replaced = true;
+            self.live -= 1;
+        }
+        self.live += 1;
+        let len = self.entries.len();
+        if len > FEW {
+            for n in if len == FEW + 1 { 0..len } else { index..len } {
+                let earlier = self.table.insert(self.entries[n].hash, n as u32);
+                self.entries[n].same = earlier.map_or(0, |n| n + 1);
+            }
+        }
+    }
+
+    /// Bytes that the batch's records take in the log.
+    pub fn log_len(&self) -> u64 {
+        self.writes.iter().map(|w| (w.end - w.start) as u64).sum()
+    }
+
+    /// Segments the layout opened, in order.
+    pub fn segments(&self) -> &[(u64, u64)] {
+        &self.segments
+    }
+
+    fn header_mut(&mut self, from_extra: bool, start: usize) -> &mut RecordHeader {
+        let buffer = if from_extra { &mut self.extra } else { &mut self.arena };
+        RecordHeader::mut_from_bytes(&mut buffer[start..start + RECORD_HEADER as usize])
+            .expect("a slice of a record header's length")
+    }
+
+    fn body(&self, from_extra: bool, start: usize) -> &[u8] {
+        let buffer = if from_extra { &self.extra } else { &self.arena };
+        let header = RecordHeader::ref_from_bytes(&buffer[start..start + RECORD_HEADER as usize])
+            .expect("a slice of a record header's length");
+        let len = (header.key_len() + header.value_len()) as usize;
+        &buffer[start + RECORD_HEADER as usize..][..len]
+    }
+
+    fn piece(&mut self, position: u64, from_extra: bool, start: usize, len: usize) {
+        if let Some(last) = self.writes.last_mut() {
+            let follows = last.position + (last.end - last.start) as u64 == position;
+            if follows && last.from_extra == from_extra && last.end == start {
+                last.end += len;
+                return;
+            }
+        }
+        self.writes.push(Write { position, from_extra, start, end: start + len });
+    }
+
+    fn small_record(&mut self, kind: Kind, value: &[u8; 16]) -> usize {
+        let start = self.extra.len();
+        self.extra.extend_from_slice(RecordHeader::new(kind, 0, 16).as_bytes());
+        self.extra.extend_from_slice(value);
+        self.extra.resize(start + SMALL_RECORD as usize, 0);
+        start
+    }
+}
+
+/// Where a layout stands.
+struct Layout<'a> {
+    core: &'a Core,
+    batch: &'a mut Batch,
+    seq: u64,
+    chain: Chain,
+    chain_before: u32,
+    /// Where the next record goes.
+    position: u64,
+    /// Segment of that position, and its end.
+    segment: u64,
+    end: u64,
+    last: (bool, usize),
+}
+
+impl Layout<'_> {
+    fn seal(&mut self, from_extra: bool, start: usize, len: u64, prev: u64, flags: u8) {
+        let mut header = *self.batch.header_mut(from_extra, start);
+        header.seal(self.position, self.seq, prev, flags, self.batch.body(from_extra, start));
+        *self.batch.header_mut(from_extra, start) = header;
+        self.chain.add(header.crc());
+        self.batch.piece(self.position, from_extra, start, len as usize);
+        self.last = (from_extra, start);
+        self.position += len;
+    }
+
+    fn session(&mut self, salt: [u8; 16]) {
+        let start = self.batch.small_record(Kind::Session, &salt);
+        self.seal(true, start, SMALL_RECORD, 0, 0);
+    }
+
+    /// Goes on in a new segment with room for a record of `len` bytes.
+    fn open_segment(&mut self, len: u64, claim: Claim) -> Result<()> {
+        let core = self.core;
+        let run = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(core.geometry.extent);
+        let first = core.take_run(extent::Kind::Log, run, claim)?;
+        let (position, bytes) = (core.position_of(first), run * core.geometry.extent);
+        self.batch.segments.push((position, bytes));
+        let link = Link { position: U64::new(position), len: U64::new(bytes) };
+        let mut value = [0; 16];
+        value.copy_from_slice(link.as_bytes());
+        let start = self.batch.small_record(Kind::Link, &value);
+        self.seal(true, start, SMALL_RECORD, 0, 0);
+        let start = self.batch.extra.len();
+        let header = core.segment_header(position, bytes, self.segment, self.seq, self.chain_before);
+        self.batch.extra.extend_from_slice(header.as_bytes());
+        self.batch.piece(position, true, start, SEGMENT_HEADER as usize);
+        (self.position, self.segment, self.end) = (position + SEGMENT_HEADER, position, position + bytes);
+        Ok(())
+    }
+
+    fn records(&mut self, claim: Claim) -> Result<()> {
+        let last = self.batch.entries.iter().rposition(|e| !e.replaced);
+        for n in 0..self.batch.entries.len() {
+            let entry = self.batch.entries[n];
+            if entry.replaced {
+                continue;
+            }
+            if self.position + entry.len() + TAIL_ROOM > self.end {
+                self.open_segment(entry.len(), claim)?;
+            }
+            self.batch.entries[n].position = self.position;
+            let flags = if Some(n) == last { LAST } else { 0 };
+            self.seal(false, entry.offset, entry.len(), entry.prev, flags);
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    /// A segment's first bytes.
+    pub fn segment_header(&self, position: u64, len: u64, previous: u64, seq: u64, chain: u32) -> SegmentHeader {
+        SegmentHeader {
+            magic: U32::new(SEGMENT_MAGIC),
+            crc: U32::ZERO,
+            position: U64::new(position),
+            len: U64::new(len),
+            uuid: self.geometry.uuid,
+            previous: U64::new(previous),
+            seq: U64::new(seq),
+            chain: U32::new(chain),
+            reserved: U32::ZERO,
+        }
+        .sealed()
+    }
+
+    /// Position and end of the segment that holds a position of the log.
+    pub fn segment_of(&self, position: u64) -> Result<(u64, u64)> {
+        let head = self.head_of(position)?;
+        let extent = self.extent(head);
+        if extent.state().kind() != extent::Kind::Log {
+            return Err(self.corrupt(position, "the log does not lie in a segment"));
+        }
+        Ok((self.position_of(head), self.position_of(head + extent.run())))
+    }
+
+    /// Lays the batch out at the tail as `seq`: positions, links, checksums, chain. Takes the segments it needs; when
+    /// there is no space it gives them back, and nothing has changed. Returns the ends after it, counts as before it.
+    pub fn lay_out(&self, batch: &mut Batch, seq: u64, ends: Ends, salt: Option<[u8; 16]>) -> Result<Ends> {
+        batch.extra.clear();
+        batch.writes.clear();
+        batch.segments.clear();
+        let claim = batch.claim();
+        let (segment, end) = self.segment_of(ends.tail)?;
+        let mut layout = Layout {
+            core: self,
+            batch,
+            seq,
+            chain: Chain::after(ends.chain),
+            chain_before: ends.chain,
+            position: ends.tail,
+            segment,
+            end,
+            last: (false, 0),
+        };
+        if let Some(salt) = salt {
+            layout.session(salt);
+        }
+        let laid = layout.records(claim);
+        let (last, chain, tail) = (layout.last, layout.chain.finish(), layout.position);
+        if let Err(full) = laid {
+            self.drop_layout(batch);
+            return Err(full);
+        }
+        batch.header_mut(last.0, last.1).set_chain(chain);
+        let log_total = ends.log_total + batch.log_len();
+        Ok(Ends { tail, chain, log_total, ..ends })
+    }
+
+    /// Gives back the segments of a layout that is not going to be written.
+    pub fn drop_layout(&self, batch: &mut Batch) {
+        for (position, _) in batch.segments.drain(..) {
+            self.free_run(self.extent_of(position));
+        }
+    }
+
+    /// Writes a batch that is laid out: through the map when nothing durable is going on, else with `pwrite`, since one
+    /// mapped store makes the next flush write the whole folio. The first byte written is the point of no return.
+    pub fn append(&self, batch: &Batch, mapped: bool) -> Result<()> {
+        for w in &batch.writes {
+            let buffer = if w.from_extra { &batch.extra } else { &batch.arena };
+            let bytes = &buffer[w.start..w.end];
+            if mapped {
+                fault::point();
+                if !self.map.store(w.position, bytes) {
+                    return Err(self.corrupt(w.position, "a segment lies beyond the end of the file"));
+                }
+            } else {
+                self.write(w.position, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys and values have bounded lengths.
+    pub fn check_lengths(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        if key.len() > crate::MAX_KEY {
+            return Err(Error::KeyTooLong { len: key.len() });
+        }
+        if value.len() as u64 > crate::MAX_VALUE {
+            return Err(Error::ValueTooLong { len: value.len() as u64 });
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(crate::MAX_VALUE < MAX_POSITION);

@@ -1,0 +1,94 @@
+//! The log: positions <-> records. What is written once below the tail never changes while somebody can reach it.
+
+pub mod append;
+pub mod replay;
+
+use zerocopy::FromBytes;
+
+use crate::control::Core;
+use crate::error::{Error, Result};
+use crate::format::record::{Kind, RECORD_HEADER, RecordHeader};
+
+/// A record in the map.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Where its header begins.
+    pub position: u64,
+    /// The header.
+    pub header: &'a RecordHeader,
+    body: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// The key.
+    #[inline]
+    pub fn key(&self) -> &'a [u8] {
+        &self.body[..self.header.key_len() as usize]
+    }
+
+    /// The value.
+    #[inline]
+    pub fn value(&self) -> &'a [u8] {
+        &self.body[self.header.key_len() as usize..]
+    }
+
+    /// Whether it says that its key is gone.
+    pub fn is_tombstone(&self) -> bool {
+        self.header.kind() == Some(Kind::Delete)
+    }
+
+    /// Whether the stored checksum is right.
+    pub fn is_whole(&self) -> bool {
+        self.header.checksum(self.position, self.body) == self.header.crc()
+    }
+}
+
+impl Core {
+    /// The header at a position, if the file reaches that far.
+    #[inline]
+    pub fn header_at(&self, position: u64) -> Option<&RecordHeader> {
+        let bytes = self.bytes(position, RECORD_HEADER)?;
+        RecordHeader::ref_from_bytes(bytes).ok()
+    }
+
+    /// The record at a position, if the file holds all of it. Its checksum is not looked at.
+    #[inline]
+    pub fn try_record(&self, position: u64) -> Option<Record<'_>> {
+        let header = self.header_at(position)?;
+        let body = self.bytes(position + RECORD_HEADER, header.key_len() + header.value_len())?;
+        Some(Record { position, header, body })
+    }
+
+    /// The record that the index or another record points to.
+    #[inline]
+    pub fn record(&self, position: u64) -> Result<Record<'_>> {
+        self.try_record(position).ok_or_else(|| self.bad_pointer(position))
+    }
+
+    #[cold]
+    fn bad_pointer(&self, position: u64) -> Error {
+        self.corrupt(position, "a pointer leads beyond the end of the file")
+    }
+
+    /// The version of a record's key that a snapshot of `seq` sees; none: the key did not exist.
+    #[inline]
+    pub fn version_at(&self, newest: Record<'_>, seq: u64) -> Result<Option<Record<'_>>> {
+        // Each step goes to an older record, so a chain that rises is damaged; that also ends any loop.
+        let mut record = self.record(newest.position)?;
+        while record.header.seq() > seq {
+            let (prev, newer) = (record.header.prev(), record.header.seq());
+            if prev == 0 {
+                return Ok(None);
+            }
+            record = self.record(prev)?;
+            if record.header.seq() >= newer {
+                return Err(self.corrupt(prev, "a version chain does not fall"));
+            }
+        }
+        match record.header.kind() {
+            Some(Kind::Put) => Ok(Some(record)),
+            Some(Kind::Delete) => Ok(None),
+            _ => Err(self.corrupt(record.position, "a version chain leads to a record that is neither put nor delete")),
+        }
+    }
+}

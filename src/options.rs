@@ -1,0 +1,149 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::db::Db;
+use crate::error::{Error, Result};
+use crate::format::{MAX_EXTENT, MIN_EXTENT};
+
+/// When `commit` returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// After the data is on stable storage; no reader sees it earlier.
+    #[default]
+    Immediate,
+    /// At once. A power cut may lose a suffix of such commits; the death of processes loses nothing.
+    Eventual,
+}
+
+/// Options for opening a store.
+///
+/// ```
+/// # fn main() -> slotdb::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("sessions.slotdb");
+/// let db = slotdb::Options::new().create(true).durability(slotdb::Durability::Eventual).open(&path)?;
+/// db.put(b"user:1", b"Ada")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) create: bool,
+    pub(crate) create_new: bool,
+    pub(crate) read_only: bool,
+    pub(crate) durability: Durability,
+    pub(crate) extent_size: u64,
+    pub(crate) max_size: Option<u64>,
+    pub(crate) reserve: u64,
+    pub(crate) checkpoint_bytes: Option<u64>,
+    pub(crate) lock_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            create: false,
+            create_new: false,
+            read_only: false,
+            durability: Durability::Immediate,
+            extent_size: 2 << 20,
+            max_size: None,
+            reserve: 256 << 30,
+            checkpoint_bytes: None,
+            lock_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Options {
+    /// Opens an existing store for reading and writing, Immediate.
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// Creates the store if there is none. Default: no.
+    pub fn create(&mut self, create: bool) -> &mut Self {
+        self.create = create;
+        self
+    }
+
+    /// Creates the store; `Error::Exists` if there is a file. Default: no.
+    pub fn create_new(&mut self, create_new: bool) -> &mut Self {
+        self.create_new = create_new;
+        self
+    }
+
+    /// Opens for reading only: the file is never written, and need not be writable. Default: no.
+    ///
+    /// Beside live writers such a handle sees their commits. Alone it reads the store as it is at this moment; a store
+    /// that was not closed cleanly is replayed in memory, and what others commit later is not seen until it is opened again.
+    pub fn read_only(&mut self, read_only: bool) -> &mut Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Durability of this handle's commits. Default: Immediate.
+    pub fn durability(&mut self, durability: Durability) -> &mut Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Bytes of an extent, the unit of space: a power of two from 64 KiB to 64 MiB. Fixed at creation. Default: 2 MiB.
+    pub fn extent_size(&mut self, bytes: u64) -> &mut Self {
+        self.extent_size = bytes;
+        self
+    }
+
+    /// Hard bound of the file in bytes, remembered by the store. Default: none at creation, else what it has.
+    pub fn max_size(&mut self, bytes: u64) -> &mut Self {
+        self.max_size = Some(bytes);
+        self
+    }
+
+    /// Address space to reserve, in bytes; a file that outgrows it is mapped anew. Default: 256 GiB.
+    pub fn reserve(&mut self, bytes: u64) -> &mut Self {
+        self.reserve = bytes;
+        self
+    }
+
+    /// Bytes of log after which this handle's commits begin a checkpoint; it bounds the replay after a crash. Default:
+    /// 64 MiB, or half the index if that is more.
+    pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Self {
+        self.checkpoint_bytes = Some(bytes);
+        self
+    }
+
+    /// How long to wait for a lock before `Error::Timeout`. Default: 60 s.
+    pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// Opens the store. Costs a replay of the log since the last checkpoint if nobody has it open and the last process
+    /// did not close it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists`, `Permission`; `NotAStore`, `Version`, `Features`, `Truncated`, `Corrupt` for a file that is no
+    /// store, newer, or damaged; `Timeout` while another process recovers it; `Unsupported` on network file systems. The file
+    /// is as it was.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Db> {
+        self.check()?;
+        Db::open_with(path.as_ref(), self)
+    }
+
+    fn check(&self) -> Result<()> {
+        let invalid = |what: &str| Err(Error::Invalid { what: what.to_string() });
+        if !self.extent_size.is_power_of_two() || !(MIN_EXTENT..=MAX_EXTENT).contains(&self.extent_size) {
+            return invalid("extent_size must be a power of two from 64 KiB to 64 MiB");
+        }
+        if self.read_only && (self.create || self.create_new) {
+            return invalid("a read-only handle cannot create a store");
+        }
+        if self.reserve == 0 || self.reserve > 1 << 46 {
+            return invalid("reserve must be from 1 byte to 64 TiB");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Index pages: the page maps of index extents, pages handed out, retired and reused. Under the writer lock, or alone.
+
+use std::sync::atomic::AtomicU64;
+
+use crate::control::{Core, Word, load, store};
+use crate::error::Result;
+use crate::format::PAGE;
+use crate::format::extent::{Kind, PageState};
+use crate::space::{Claim, reusable};
+
+impl Core {
+    /// The state word of the page at `position`, whose extent must be one of index pages.
+    fn page_word(&self, position: u64) -> &AtomicU64 {
+        let extent = self.position_of(self.extent_of(position));
+        let word = extent + (position - extent) / PAGE * 8;
+        &self.words::<1>(word).expect("index extents lie in the file")[0]
+    }
+
+    /// What a page of an index extent holds.
+    pub fn page_state(&self, position: u64) -> PageState {
+        PageState::from_raw(load(self.page_word(position)))
+    }
+
+    /// Changes what a page holds; counts are the caller's.
+    pub fn set_page_state(&self, position: u64, state: PageState) {
+        store(self.page_word(position), state.raw());
+    }
+
+    /// Makes an extent one of index pages, all of them free.
+    pub fn format_index_extent(&self, number: u64) {
+        let first = self.position_of(number);
+        for n in 0..self.geometry.pages() {
+            let state = if n < self.geometry.map_pages() { PageState::Map } else { PageState::Free };
+            self.set_page_state(first + n * PAGE, state);
+        }
+        self.extent(number).set_live(self.geometry.map_pages());
+        self.add(Word::FreePages, (self.geometry.pages() - self.geometry.map_pages()) as i64);
+    }
+
+    /// Makes sure that `count` pages can be handed out without asking for space.
+    pub fn ensure_pages(&self, count: u64, claim: Claim) -> Result<()> {
+        if self.get(Word::FreePages) >= count {
+            return Ok(());
+        }
+        self.sweep_pages()?;
+        while self.get(Word::FreePages) < count {
+            let number = self.take_run(Kind::Index, 1, claim)?;
+            self.format_index_extent(number);
+        }
+        Ok(())
+    }
+
+    /// Hands out a page.
+    pub fn take_page(&self, claim: Claim) -> Result<u64> {
+        self.ensure_pages(1, claim)?;
+        let hint = self.get(Word::PageHint) * PAGE;
+        let found = self.free_page_in(self.extent_of(hint), hint).or_else(|| {
+            let with_room = |&n: &u64| self.extent(n).live() < self.geometry.pages();
+            let start = self.extent_of(hint);
+            let mut numbers = (start..self.extents()).chain(0..start).filter(with_room);
+            numbers.find_map(|n| self.free_page_in(n, self.position_of(n)))
+        });
+        let Some(position) = found else {
+            // The count was too high: a writer died between a page and its count.
+            self.set(Word::FreePages, 0);
+            return self.take_page(claim);
+        };
+        self.set_page_state(position, PageState::Used(self.get(Word::Epoch)));
+        self.add_live(self.extent_of(position), 1);
+        self.add(Word::FreePages, -1);
+        self.set(Word::PageHint, position / PAGE + 1);
+        Ok(position)
+    }
+
+    fn free_page_in(&self, number: u64, from: u64) -> Option<u64> {
+        if number >= self.extents() || self.extent(number).state().kind() != Kind::Index {
+            return None;
+        }
+        let end = self.position_of(number + 1);
+        (from..end).step_by(PAGE as usize).find(|&p| self.page_state(p) == PageState::Free)
+    }
+
+    /// Puts a page out of use at `seq`.
+    pub fn retire_page(&self, position: u64, seq: u64, seen: bool) {
+        if matches!(self.page_state(position), PageState::Used(_)) {
+            self.set_page_state(position, PageState::Retired { seq, seen });
+            self.add(Word::RetiredPages, 1);
+        }
+    }
+
+    /// Turns retired pages into free ones where the rule of reuse allows it; only when that may give many.
+    fn sweep_pages(&self) -> Result<()> {
+        if self.get(Word::RetiredPages) < self.geometry.pages() / 8 {
+            return Ok(());
+        }
+        let (horizon, checkpoint) = (self.horizon()?, self.get(Word::Checkpoint));
+        for number in 0..self.extents() {
+            if self.extent(number).state().kind() == Kind::Index {
+                self.sweep_index_extent(number, horizon, checkpoint);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64) {
+        let (mut freed, mut busy) = (0, 0);
+        for n in 0..self.geometry.pages() {
+            let position = self.position_of(number) + n * PAGE;
+            match self.page_state(position) {
+                PageState::Retired { seq, seen } if reusable(seq, seen, horizon, checkpoint) => {
+                    self.set_page_state(position, PageState::Free);
+                    freed += 1;
+                }
+                PageState::Free => {}
+                _ => busy += 1,
+            }
+        }
+        self.extent(number).set_live(busy);
+        self.add(Word::FreePages, freed);
+        self.add(Word::RetiredPages, -freed);
+    }
+}

@@ -1,0 +1,356 @@
+//! Extents: handed out, retired, reused; the growth of the file; the standing reserve.
+//!
+//! The extent table has one entry an extent: state, length of the run, bytes of live records, position of the next
+//! segment. It lies in chunks, each as large as all before it, so that it grows without moving. Everything here runs under the writer
+//! lock, or alone.
+//!
+//! The one rule of reuse, for extents and pages: what was retired at F may be handed out when no reader is older than F
+//! and, if a checkpoint may name it, the durable checkpoint is F or later.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
+use crate::error::{Error, Result};
+use crate::format::extent::{ExtentState, Kind};
+use crate::format::{MAX_POSITION, round_up};
+
+/// Growth is an eighth of the file, but at most this many bytes.
+const MOST_GROWTH: u64 = 1 << 30;
+
+/// Who asks for space: puts leave the standing reserve alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A batch with puts.
+    Put,
+    /// Deletes, checkpoints, recovery.
+    Reserve,
+}
+
+/// One entry of the extent table.
+#[derive(Clone, Copy)]
+pub struct Extent<'a>(&'a [AtomicU64; EXTENT_WORDS]);
+
+impl Extent<'_> {
+    /// What it holds.
+    pub fn state(&self) -> ExtentState {
+        ExtentState::from_raw(load(&self.0[0]))
+    }
+
+    /// Changes what it holds.
+    pub fn set_state(&self, state: ExtentState) {
+        store(&self.0[0], state.raw());
+    }
+
+    /// Extents of the run that begins here.
+    pub fn run(&self) -> u64 {
+        self.0[1].load(Ordering::Relaxed).max(1)
+    }
+
+    /// Bytes of live records, of a segment; pages that are not free, of an index extent.
+    pub fn live(&self) -> u64 {
+        self.0[2].load(Ordering::Relaxed)
+    }
+
+    /// Sets all words of an entry that nobody reads yet.
+    pub fn fill(&self, state: ExtentState, run: u64, live: u64) {
+        for (word, value) in self.0.iter().zip([state.raw(), run, live, 0]) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Changes the live count.
+    pub fn set_live(&self, live: u64) {
+        store(&self.0[2], live);
+    }
+
+    /// Position of the segment that follows in the log; 0: none yet.
+    pub fn next(&self) -> u64 {
+        load(&self.0[3])
+    }
+
+    /// Sets the segment that follows.
+    pub fn set_next(&self, position: u64) {
+        store(&self.0[3], position);
+    }
+}
+
+/// The chunk that holds entry `number`, and the entry's place in it.
+fn chunk_of(number: u64) -> (usize, u64) {
+    if number < FIRST_CHUNK {
+        return (0, number);
+    }
+    let chunk = (number / FIRST_CHUNK).ilog2() as usize + 1;
+    (chunk, number - (FIRST_CHUNK << (chunk - 1)))
+}
+
+/// Entries that the chunks up to and including `chunk` hold.
+fn capacity(chunk: usize) -> u64 {
+    FIRST_CHUNK << chunk
+}
+
+impl Core {
+    /// The extent that holds a position.
+    #[inline]
+    pub fn extent_of(&self, position: u64) -> u64 {
+        position >> self.geometry.extent.trailing_zeros()
+    }
+
+    /// Position of an extent.
+    pub fn position_of(&self, extent: u64) -> u64 {
+        extent << self.geometry.extent.trailing_zeros()
+    }
+
+    /// Extents of the file.
+    pub fn extents(&self) -> u64 {
+        self.get(Word::Extents)
+    }
+
+    /// An entry of the extent table, if the table is that long.
+    pub fn try_extent(&self, number: u64) -> Option<Extent<'_>> {
+        let (chunk, place) = chunk_of(number);
+        if chunk >= CHUNKS {
+            return None;
+        }
+        let position = load(self.chunk(chunk));
+        if position == 0 {
+            return None;
+        }
+        self.words(position + place * EXTENT_WORDS as u64 * 8).map(Extent)
+    }
+
+    /// An entry of the extent table, for an extent of the file.
+    pub fn extent(&self, number: u64) -> Extent<'_> {
+        self.try_extent(number).expect("the extent table is as long as the file")
+    }
+
+    /// First extent of the run that holds a position below the file's end.
+    pub fn head_of(&self, position: u64) -> Result<u64> {
+        let number = self.extent_of(position);
+        if number >= self.extents() {
+            return Err(self.corrupt(position, "position beyond the end of the store"));
+        }
+        let state = self.extent(number).state();
+        match state.kind() {
+            Kind::Inner => number.checked_sub(state.number()).ok_or_else(|| self.corrupt(position, "extent run")),
+            _ => Ok(number),
+        }
+    }
+
+    /// Hands out `run` extents in a row.
+    pub fn take_run(&self, kind: Kind, run: u64, claim: Claim) -> Result<u64> {
+        self.ensure_free(run, claim)?;
+        let first = match self.find_free(run) {
+            Some(first) => first,
+            None => {
+                self.grow(run)?;
+                let grown = self.find_free(run);
+                grown.ok_or_else(|| self.corrupt(0, "the extent table lost extents that were just added"))?
+            }
+        };
+        self.mark_run(first, run, kind);
+        self.add(Word::Free, -(run as i64));
+        self.set(Word::FreeHint, first + run);
+        Ok(first)
+    }
+
+    /// Marks a run as in use, its head last.
+    pub fn mark_run(&self, first: u64, run: u64, kind: Kind) {
+        for n in (1..run).rev() {
+            self.extent(first + n).set_state(ExtentState::inner(n));
+        }
+        let head = self.extent(first);
+        head.0[1].store(run, Ordering::Relaxed);
+        head.0[3].store(0, Ordering::Relaxed);
+        head.set_live(0);
+        head.set_state(ExtentState::new(kind));
+    }
+
+    /// Gives a run back at once: nobody can have seen it.
+    pub fn free_run(&self, first: u64) {
+        let run = self.extent(first).run();
+        for n in 0..run {
+            let extent = self.extent(first + n);
+            extent.0[1].store(1, Ordering::Relaxed);
+            extent.set_state(ExtentState::new(Kind::Free));
+        }
+        self.add(Word::Free, run as i64);
+    }
+
+    /// Puts a run out of use at `seq`.
+    pub fn retire_run(&self, first: u64, seq: u64, seen: bool) {
+        let head = self.extent(first);
+        if head.state().kind() != Kind::Retired {
+            head.set_state(ExtentState::retired(seq, seen));
+            self.add(Word::Retired, head.run() as i64);
+        }
+    }
+
+    /// Makes sure that `run` extents can be handed out, and for puts that the standing reserve is left after it.
+    pub fn ensure_free(&self, run: u64, claim: Claim) -> Result<()> {
+        let need = run + if claim == Claim::Put { self.standing_reserve() } else { 0 };
+        if self.get(Word::Free) >= need {
+            return Ok(());
+        }
+        self.sweep_extents()?;
+        let free = self.get(Word::Free);
+        if free >= need { Ok(()) } else { self.grow(need - free) }
+    }
+
+    /// Extents kept for deletes, checkpoints and recovery: the next blob, a segment, an extent of page copies, and the
+    /// working directory and table that a recovery needs are in use already.
+    pub fn standing_reserve(&self) -> u64 {
+        let blob = self.get(Word::BlobLen) + self.extents() * 24;
+        2 + (blob + blob / 4).div_ceil(self.geometry.extent)
+    }
+
+    /// Turns retired extents into free ones where the rule of reuse allows it.
+    fn sweep_extents(&self) -> Result<()> {
+        if self.get(Word::Retired) == 0 {
+            return Ok(());
+        }
+        let (horizon, checkpoint) = (self.horizon()?, self.get(Word::Checkpoint));
+        let mut first = 0;
+        while first < self.extents() {
+            let extent = self.extent(first);
+            let (state, run) = (extent.state(), extent.run());
+            if state.kind() == Kind::Retired && reusable(state.number(), state.is_seen(), horizon, checkpoint) {
+                self.free_run(first);
+                self.add(Word::Retired, -(run as i64));
+            }
+            first += if matches!(state.kind(), Kind::Free | Kind::Fixed | Kind::Inner) { 1 } else { run };
+        }
+        Ok(())
+    }
+
+    /// First of `run` free extents in a row.
+    fn find_free(&self, run: u64) -> Option<u64> {
+        if self.get(Word::Free) < run {
+            return None;
+        }
+        let end = self.extents();
+        let hint = if run == 1 { self.get(Word::FreeHint) } else { 0 };
+        let search = |from: u64, to: u64| {
+            let mut found = 0;
+            (from..to).find_map(|n| {
+                found = if self.extent(n).state().kind() == Kind::Free { found + 1 } else { 0 };
+                (found == run).then(|| n + 1 - run)
+            })
+        };
+        search(hint, end).or_else(|| search(0, hint.min(end)))
+    }
+
+    /// Adds at least `need` extents in a row to the file: more while there is room, so that growth is rare.
+    pub fn grow(&self, need: u64) -> Result<()> {
+        let extent = self.geometry.extent;
+        let count = self.extents();
+        let generous = need.max((count / 8).min(MOST_GROWTH / extent));
+        match self.grow_by(count, generous) {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if generous > need => self.grow_by(count, need),
+            other => other,
+        }
+    }
+
+    fn grow_by(&self, count: u64, by: u64) -> Result<()> {
+        let extent = self.geometry.extent;
+        let tables = self.missing_chunks(count + by);
+        let table: u64 = tables.iter().map(|&(_, extents)| extents).sum();
+        let (position, end) = (self.position_of(count), self.position_of(count + by + table));
+        let max = self.get(Word::MaxSize);
+        if max != 0 && end > max {
+            return Err(Error::MaxSize { path: self.path.clone(), max });
+        }
+        if end > MAX_POSITION {
+            return Err(Error::MaxSize { path: self.path.clone(), max: MAX_POSITION });
+        }
+        crate::fault::point();
+        self.disk.allocate(position, end - position).map_err(|source| Error::Full {
+            path: self.path.clone(),
+            needed: end - position,
+            source,
+        })?;
+        self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
+        let mut first = count;
+        for &(chunk, extents) in &tables {
+            store(self.chunk(chunk), self.position_of(first));
+            first += extents;
+        }
+        first = count;
+        for &(_, extents) in &tables {
+            self.mark_run(first, extents, Kind::Table);
+            first += extents;
+        }
+        for n in count + table..count + table + by {
+            self.extent(n).set_state(ExtentState::new(Kind::Free));
+        }
+        self.add(Word::Free, by as i64);
+        self.set(Word::Extents, self.extent_of(end));
+        log::debug!("{}: grown to {} extents of {extent} bytes", self.path.display(), self.extent_of(end));
+        Ok(())
+    }
+
+    /// Chunks that the table still needs for `count` extents and for the chunks themselves, with their extents.
+    fn missing_chunks(&self, mut count: u64) -> Vec<(usize, u64)> {
+        let mut missing = Vec::new();
+        for chunk in 1..CHUNKS {
+            if chunk_of(count - 1).0 < chunk {
+                break;
+            }
+            if load(self.chunk(chunk)) == 0 {
+                missing.push((chunk, self.chunk_extents(chunk)));
+                count += self.chunk_extents(chunk);
+            }
+        }
+        missing
+    }
+
+    /// Extents that a chunk after the first one takes.
+    pub fn chunk_extents(&self, chunk: usize) -> u64 {
+        let entries = capacity(chunk) / 2;
+        round_up(entries * EXTENT_WORDS as u64 * 8, self.geometry.extent) / self.geometry.extent
+    }
+
+    /// Chunks after the first one that a file of `count` extents needs.
+    pub fn chunks_for(&self, count: u64) -> usize {
+        chunk_of(count.max(1) - 1).0
+    }
+
+    /// Adds to a segment's live bytes; never below zero, since a death in mid-apply may have miscounted.
+    pub fn add_live(&self, head: u64, difference: i64) -> u64 {
+        let extent = self.extent(head);
+        let live = extent.live().saturating_add_signed(difference);
+        extent.set_live(live);
+        live
+    }
+}
+
+/// The rule of reuse.
+pub fn reusable(retired: u64, seen: bool, horizon: u64, checkpoint: u64) -> bool {
+    horizon >= retired && (checkpoint >= retired || !seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_tile_the_table() {
+        assert_eq!(chunk_of(0), (0, 0));
+        assert_eq!(chunk_of(FIRST_CHUNK - 1), (0, FIRST_CHUNK - 1));
+        assert_eq!(chunk_of(FIRST_CHUNK), (1, 0));
+        assert_eq!(chunk_of(2 * FIRST_CHUNK - 1), (1, FIRST_CHUNK - 1));
+        assert_eq!(chunk_of(2 * FIRST_CHUNK), (2, 0));
+        assert_eq!(chunk_of(4 * FIRST_CHUNK), (3, 0));
+        for chunk in 0..10 {
+            assert_eq!(chunk_of(capacity(chunk)).0, chunk + 1);
+            assert_eq!(chunk_of(capacity(chunk) - 1).0, chunk);
+        }
+    }
+
+    #[test]
+    fn reuse_waits_for_readers_and_for_the_checkpoint() {
+        assert!(reusable(5, true, 5, 5));
+        assert!(!reusable(5, true, 4, 5));
+        assert!(!reusable(5, true, 5, 4));
+        assert!(reusable(5, false, 5, 0));
+    }
+}

@@ -1,0 +1,197 @@
+//! Numbers about a store and the processes that use it.
+
+use std::time::SystemTime;
+
+use crate::control::{Core, PROCESSES, Word};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::format::extent::Kind;
+use crate::format::header::VERSION;
+use crate::readers::time;
+
+/// Sizes in bytes and counts. A picture of a moving store: the numbers are each right at some instant of the call.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Keys that have a value.
+    pub live_keys: u64,
+    /// Bytes of their keys and values.
+    pub live_bytes: u64,
+    /// Bytes of log segments in use that are not live records.
+    pub dead_bytes: u64,
+    /// Bytes of extents that are free, or will be when readers and checkpoint have passed them.
+    pub free_bytes: u64,
+    /// Bytes of index pages and directory.
+    pub index_bytes: u64,
+    /// Bytes of log segments.
+    pub log_bytes: u64,
+    /// Log segments.
+    pub segments: u64,
+    /// Index pages in use.
+    pub index_pages: u64,
+    /// Processes that have the store open for writing, this one included.
+    pub processes: u64,
+    /// Snapshots that are open.
+    pub readers: u64,
+    /// Oldest seq that a snapshot reads, or may still begin to read.
+    pub horizon: u64,
+    /// Bytes of log that a recovery would replay.
+    pub log_since_checkpoint_bytes: u64,
+    /// Bytes of an extent.
+    pub extent_size: u64,
+    /// Address space reserved by this process.
+    pub mapped_bytes: u64,
+    /// Hard bound of the file.
+    pub max_size: Option<u64>,
+    /// The four seqs.
+    pub seq: Seqs,
+    /// Identity of the store.
+    pub uuid: [u8; 16],
+    /// Version of the file format.
+    pub format_version: u32,
+    /// A sync has failed.
+    pub poisoned: bool,
+    /// The file system loses all with the power.
+    pub volatile_fs: bool,
+}
+
+/// How far the store has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Seqs {
+    /// Last commit in the index.
+    pub applied: u64,
+    /// Last commit that new snapshots see.
+    pub visible: u64,
+    /// Last commit that a power cut cannot undo.
+    pub durable: u64,
+    /// Last commit that needs no replay.
+    pub checkpoint: u64,
+}
+
+/// A process that has the store open.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProcessInfo {
+    /// Its number in the store.
+    pub number: u32,
+    /// Its process id, as it sees it itself.
+    pub pid: u32,
+    /// Its command.
+    pub command: String,
+    /// When it opened the store.
+    pub attached_at: SystemTime,
+    /// Proven by its lock, not by its pid.
+    pub alive: bool,
+    /// Since when it has the writer lock, if it does.
+    pub writer_since: Option<SystemTime>,
+    /// Its snapshots.
+    pub pins: Vec<PinInfo>,
+}
+
+/// A snapshot that is open.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PinInfo {
+    /// What it reads.
+    pub seq: u64,
+    /// When it began; none for a single get.
+    pub since: Option<SystemTime>,
+}
+
+/// Space by use.
+#[derive(Default)]
+struct Space {
+    log: u64,
+    live: u64,
+    segments: u64,
+    free: u64,
+    pages: u64,
+}
+
+impl Core {
+    fn space(&self) -> Space {
+        let mut space = Space::default();
+        let mut n = 0;
+        while n < self.extents() {
+            let extent = self.extent(n);
+            let bytes = extent.run() * self.geometry.extent;
+            match extent.state().kind() {
+                Kind::Log => {
+                    space.log += bytes;
+                    space.live += extent.live();
+                    space.segments += 1;
+                }
+                Kind::Free => space.free += self.geometry.extent,
+                Kind::Retired => space.free += bytes,
+                Kind::Index => space.pages += extent.live() - self.geometry.map_pages().min(extent.live()),
+                _ => {}
+            }
+            n += if matches!(extent.state().kind(), Kind::Free | Kind::Fixed | Kind::Inner) { 1 } else { extent.run() };
+        }
+        space.pages = space.pages.saturating_sub(self.get(Word::RetiredPages));
+        space
+    }
+}
+
+impl Engine {
+    /// Numbers about the store. Cost: a walk over the extent table.
+    pub fn stats(&self) -> Result<Stats> {
+        let core = &self.core;
+        let (applied, ends) = core.ends();
+        let space = core.space();
+        let max = core.get(Word::MaxSize);
+        Ok(Stats {
+            file_bytes: core.position_of(core.extents()),
+            live_keys: ends.live_keys,
+            live_bytes: ends.live_bytes,
+            dead_bytes: space.log.saturating_sub(space.live),
+            free_bytes: space.free,
+            index_bytes: core.index_bytes(),
+            log_bytes: space.log,
+            segments: space.segments,
+            index_pages: space.pages,
+            processes: self.processes()?.iter().filter(|p| p.alive).count() as u64,
+            readers: core.cell_pins().len() as u64,
+            horizon: core.cell_pins().iter().map(|&(_, seq, _)| seq).fold(core.get(Word::Visible), u64::min),
+            log_since_checkpoint_bytes: self.log_since_checkpoint(),
+            extent_size: core.geometry.extent,
+            mapped_bytes: core.map.reserved(),
+            max_size: (max != 0).then_some(max),
+            seq: Seqs {
+                applied,
+                visible: core.get(Word::Visible),
+                durable: core.get(Word::Durable),
+                checkpoint: core.get(Word::Checkpoint),
+            },
+            uuid: core.geometry.uuid,
+            format_version: VERSION,
+            poisoned: core.get(Word::Poisoned) != 0,
+            volatile_fs: core.volatile_fs,
+        })
+    }
+
+    /// Processes that have the store open for writing, dead ones that nobody has swept included.
+    pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        let core = &self.core;
+        let pins = core.cell_pins();
+        let holder = core.get(Word::Holder).checked_sub(1);
+        let mut processes = Vec::new();
+        for number in 0..PROCESSES {
+            let Some((pid, command, since)) = core.process_entry(number) else { continue };
+            let own = pins.iter().filter(|&&(owner, _, _)| owner == number);
+            processes.push(ProcessInfo {
+                number: number as u32,
+                pid,
+                command,
+                attached_at: time(since),
+                alive: core.is_alive(number)?,
+                writer_since: (holder == Some(number)).then(|| time(core.get(Word::HolderSince))),
+                pins: own.map(|&(_, seq, since)| PinInfo { seq, since: (since != 0).then(|| time(since)) }).collect(),
+            });
+        }
+        Ok(processes)
+    }
+}

@@ -1,0 +1,253 @@
+//! The one trait between the engine and the disk.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::file;
+use super::map::Map;
+
+/// A store's file. Positions and lengths are bytes in it.
+pub trait Disk: Send + Sync {
+    /// The file in memory; sees every `write` at once.
+    fn map(&self) -> &Arc<Map>;
+
+    /// Writes all of `bytes` to space that was allocated before, or fails; a failed write may leave any
+    /// part of them.
+    fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes a range durable, whoever wrote it, together with the file's length.
+    ///
+    /// After an error nobody knows what is on the disk, and a second call would not tell.
+    fn sync(&self, pos: u64, len: u64) -> io::Result<()>;
+
+    /// Makes the file at least `pos + len` bytes long and reserves space for the range.
+    ///
+    /// An error leaves the length as it was. The caller is the only one that changes it.
+    fn allocate(&self, pos: u64, len: u64) -> io::Result<()>;
+
+    /// Cuts or extends the file. Nobody may hold on to bytes that are cut off.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// The length of the file, changes by other processes included.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Gives the space of a range back; it reads as zeros from then on.
+    fn punch(&self, pos: u64, len: u64) -> io::Result<()>;
+}
+
+/// A file that is shared with other processes.
+#[derive(Debug)]
+pub struct FileDisk {
+    file: File,
+    map: Arc<Map>,
+}
+
+impl FileDisk {
+    /// Maps `file`; the arguments are those of [`Map::shared`].
+    pub fn new(file: File, writable: bool, writable_from: u64, reserve: u64) -> io::Result<FileDisk> {
+        let map = Arc::new(Map::shared(&file, writable, writable_from, reserve)?);
+        Ok(FileDisk { file, map })
+    }
+}
+
+impl Disk for FileDisk {
+    fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
+        file::write_all_at(&self.file, pos, bytes)
+    }
+
+    fn sync(&self, pos: u64, len: u64) -> io::Result<()> {
+        let end = end(pos, len)?;
+        if end > self.map.len() {
+            // Another process made the file longer.
+            self.map.set_len(self.len()?)?;
+        }
+        self.map.sync(pos, len)
+    }
+
+    fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
+        let before = self.len()?;
+        let end = end(pos, len)?;
+        file::allocate(&self.file, pos, len)?;
+        self.map.set_len(end.max(before)).inspect_err(|_| {
+            // The error that is passed on says why; space that cannot be given back is only wasted.
+            let _ = self.file.set_len(before);
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let before = self.len()?;
+        self.map.truncate(len);
+        match self.file.set_len(len) {
+            Ok(()) => self.map.set_len(len),
+            Err(error) => {
+                self.map.set_len(before)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
+        file::punch(&self.file, pos, len)
+    }
+}
+
+/// A copy of a file in memory, for a read-only opener that is alone: nothing reaches the file.
+#[derive(Debug)]
+pub struct PrivateDisk {
+    map: Arc<Map>,
+}
+
+impl PrivateDisk {
+    /// Maps `file` with room to grow by `slack` bytes. It must not change while the disk is in use.
+    pub fn new(file: File, slack: u64) -> io::Result<PrivateDisk> {
+        Ok(PrivateDisk { map: Arc::new(Map::private(&file, slack)?) })
+    }
+
+    fn zero(&self, pos: u64, end: u64) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        for at in (pos..end).step_by(ZEROS.len()) {
+            let len = (end - at).min(ZEROS.len() as u64);
+            self.map.store(at, &ZEROS[..len as usize]);
+        }
+    }
+}
+
+impl Disk for PrivateDisk {
+    fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.map.store(pos, bytes) { Ok(()) } else { Err(Errno::NOSPC.into()) }
+    }
+
+    fn sync(&self, _pos: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
+        self.map.set_len(end(pos, len)?)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.zero(len, self.map.len());
+        self.map.truncate(len);
+        self.map.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.map.len())
+    }
+
+    fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
+        self.zero(pos, end(pos, len)?.min(self.map.len()));
+        Ok(())
+    }
+}
+
+fn end(pos: u64, len: u64) -> io::Result<u64> {
+    pos.checked_add(len).ok_or_else(|| Errno::FBIG.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXTENT: u64 = 65_536;
+
+    fn shared(path: &std::path::Path) -> io::Result<FileDisk> {
+        let file = File::options().read(true).write(true).open(path)?;
+        FileDisk::new(file, true, EXTENT, 0)
+    }
+
+    fn exercise(disk: &dyn Disk) -> io::Result<()> {
+        let before = disk.len()?;
+        disk.allocate(before, 4 * EXTENT)?;
+        assert_eq!(disk.len()?, before + 4 * EXTENT);
+        assert_eq!(disk.map().len(), disk.len()?);
+        disk.write(before + 10, b"record")?;
+        assert_eq!(disk.map().bytes(before + 10, 6), Some(&b"record"[..]), "seen without a sync");
+        disk.sync(before, 100)?;
+        disk.sync(0, 0)?;
+        disk.punch(before, EXTENT)?;
+        disk.punch(before, 0)?;
+        assert_eq!(disk.map().bytes(before + 10, 6), Some(&[0; 6][..]), "punched");
+        disk.write(before + 10, b"record")?;
+        disk.set_len(before)?;
+        assert_eq!((disk.len()?, disk.map().len()), (before, before));
+        assert_eq!(disk.map().bytes(before + 10, 6), None, "cut off");
+        disk.set_len(before + EXTENT)?;
+        assert_eq!(disk.map().bytes(before + 10, 6), Some(&[0; 6][..]), "cut off for good");
+        assert!(disk.allocate(u64::MAX, 2).is_err() && disk.punch(u64::MAX, 2).is_err());
+        assert_eq!(disk.len()?, before + EXTENT);
+        Ok(())
+    }
+
+    #[test]
+    fn shared_and_private_behave_alike() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(2 * EXTENT)?;
+        exercise(&PrivateDisk::new(file.reopen()?, 16 * EXTENT)?)?;
+        assert_eq!(file.as_file().metadata()?.len(), 2 * EXTENT);
+        exercise(&shared(file.path())?)
+    }
+
+    #[test]
+    fn private_writes_never_reach_the_file() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let content = vec![7; 3 * 4096 + 5];
+        std::fs::write(file.path(), &content)?;
+        let disk = PrivateDisk::new(File::open(file.path())?, EXTENT)?;
+        disk.allocate(content.len() as u64, EXTENT)?;
+        disk.write(0, &[9; 20_000])?;
+        disk.punch(0, 100)?;
+        assert!(disk.map().store(0, b"abc"));
+        let [cell] = disk.map().words(4096).expect("in the file");
+        cell.store(1, std::sync::atomic::Ordering::Relaxed);
+        disk.sync(0, 20_000)?;
+        disk.map().sync(0, 20_000)?;
+        assert_eq!(disk.map().bytes(0, 4), Some(&b"abc\0"[..]));
+        assert!(disk.write(disk.len()?, b"beyond").is_err());
+        assert!(disk.allocate(0, 1 << 40).is_err());
+        assert_eq!(std::fs::read(file.path())?, content);
+        drop(disk);
+        assert_eq!(std::fs::read(file.path())?, content);
+        Ok(())
+    }
+
+    #[test]
+    fn syncs_what_another_handle_appended() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(2 * EXTENT)?;
+        let (one, other) = (shared(file.path())?, shared(file.path())?);
+        one.allocate(0, 100 * EXTENT)?;
+        one.write(99 * EXTENT, b"far")?;
+        assert!(other.map().reserved() < 99 * EXTENT);
+        other.sync(99 * EXTENT, 3)?;
+        assert_eq!(other.map().bytes(99 * EXTENT, 3), Some(&b"far"[..]));
+        assert!(other.sync(200 * EXTENT, 3).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_read_only_disk_errs_on_changes() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(EXTENT)?;
+        let disk = FileDisk::new(File::open(file.path())?, false, EXTENT, 0)?;
+        assert!(disk.write(0, b"abc").is_err());
+        assert!(disk.allocate(EXTENT, EXTENT).is_err() && disk.set_len(1).is_err());
+        assert_eq!((disk.len()?, disk.map().len()), (EXTENT, EXTENT));
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! What the standard library does not say about files.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, IFlags};
+use rustix::io::Errno;
+
+/// Writes all of `bytes` at `pos`, or fails.
+pub fn write_all_at(file: &File, pos: u64, bytes: &[u8]) -> io::Result<()> {
+    file.write_all_at(bytes, pos)
+}
+
+/// Fills `bytes` from `pos` on; a file that ends before is an error.
+pub fn read_exact_at(file: &File, pos: u64, bytes: &mut [u8]) -> io::Result<()> {
+    file.read_exact_at(bytes, pos)
+}
+
+/// Makes the file at least `pos + len` bytes long and reserves space for the range.
+///
+/// An error leaves the length as it was. The caller is the only one that changes it.
+pub fn allocate(file: &File, pos: u64, len: u64) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    let end = pos.checked_add(len).ok_or(Errno::FBIG)?;
+    if end > before {
+        file.set_len(end)?;
+    }
+    reserve(file, pos, len, before).inspect_err(|_| {
+        if end > before {
+            // The error that is passed on says why; space that cannot be given back is only wasted.
+            let _ = file.set_len(before);
+        }
+    })
+}
+
+fn reserve(file: &File, pos: u64, len: u64, before: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), pos, len)) {
+        Err(Errno::OPNOTSUPP) => fill(file, before.max(pos), pos + len),
+        done => Ok(done?),
+    }
+}
+
+/// Writes zeros, where the file system knows no other way to reserve space.
+fn fill(file: &File, start: u64, end: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    for at in (start..end).step_by(zeros.len()) {
+        let len = (end - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..len as usize], at)?;
+    }
+    Ok(())
+}
+
+/// Gives the space of a range back; it reads as zeros from then on.
+pub fn punch(file: &File, pos: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, pos, len))?;
+    Ok(())
+}
+
+/// What tells one file from another, whatever its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The device that holds the file.
+    pub dev: u64,
+    /// The number of the file on its device.
+    pub ino: u64,
+}
+
+/// The identity of an open file.
+pub fn identity(file: &File) -> io::Result<Identity> {
+    let data = file.metadata()?;
+    Ok(Identity { dev: data.dev(), ino: data.ino() })
+}
+
+/// The identity of the file that `path` names now.
+pub fn identity_of_path(path: &Path) -> io::Result<Identity> {
+    let data = std::fs::metadata(path)?;
+    Ok(Identity { dev: data.dev(), ino: data.ino() })
+}
+
+/// What a file system means for a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// Nothing special.
+    Normal,
+    /// Gone with the power: tmpfs, ramfs.
+    Volatile,
+    /// Copies on write unless told otherwise.
+    Btrfs,
+    /// Mappings, locks or syncs do not hold there; its name.
+    Refused(&'static str),
+}
+
+/// The kind of file system that holds `file`.
+pub fn file_system(file: &File) -> io::Result<FileSystem> {
+    // The width of the field differs between C libraries; magic numbers have 32 bits.
+    Ok(classify(rustix::fs::fstatfs(file)?.f_type as u32))
+}
+
+/// Numbers from the kernel's magic.h and the file systems themselves.
+fn classify(magic: u32) -> FileSystem {
+    match magic {
+        0x0102_1994 | 0x8584_58f6 => FileSystem::Volatile,
+        0x9123_683e => FileSystem::Btrfs,
+        0x0000_6969 => FileSystem::Refused("NFS"),
+        0xff53_4d42 => FileSystem::Refused("CIFS"),
+        0x0000_517b | 0xfe53_4d42 => FileSystem::Refused("SMB"),
+        0x0102_1997 => FileSystem::Refused("9p"),
+        0x6573_5546 => FileSystem::Refused("FUSE"),
+        _ => FileSystem::Normal,
+    }
+}
+
+/// Asks btrfs to overwrite this (empty) file in place. Best effort: where it fails the store is slower.
+pub fn set_nocow(file: &File) {
+    if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+        let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+}
+
+/// Makes the names in a directory durable. The empty path is the working directory.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fork::in_child;
+    use super::*;
+    use nix::libc;
+
+    #[test]
+    fn allocate_extends_and_reserves() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        allocate(&file, 8192, 65_536)?;
+        let data = file.metadata()?;
+        assert_eq!(data.len(), 8192 + 65_536);
+        assert!(data.blocks() * 512 >= 65_536);
+        allocate(&file, 0, 10)?;
+        allocate(&file, 0, 0)?;
+        assert_eq!(file.metadata()?.len(), data.len(), "never shorter");
+        assert!(allocate(&file, u64::MAX, 1).is_err() && allocate(&file, i64::MAX as u64, 1).is_err());
+        assert_eq!(file.metadata()?.len(), data.len());
+        punch(&file, 8192, 65_536)?;
+        assert!(file.metadata()?.blocks() < data.blocks());
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_length() -> io::Result<()> {
+        // Only a bounded tmpfs refuses at once what is larger than itself; others would be filled first.
+        let Ok(file) = tempfile::tempfile_in("/dev/shm") else {
+            return Ok(());
+        };
+        let system = rustix::fs::fstatfs(&file)?;
+        if file_system(&file)? != FileSystem::Volatile || system.f_blocks == 0 {
+            return Ok(());
+        }
+        allocate(&file, 0, 4096)?;
+        let error = allocate(&file, 4096, 1 << 50).expect_err("larger than the disk");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(file.metadata()?.len(), 4096);
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_size_limit_leaves_the_length() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        file.set_len(4096)?;
+        let code = in_child(|| {
+            let limit = libc::rlimit { rlim_cur: 65_536, rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: both concern this child alone, and the limit is a whole structure.
+            let ready = unsafe {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN) != libc::SIG_ERR
+                    && libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) == 0
+            };
+            let refused = allocate(&file, 4096, 1 << 20).map_err(|e| e.kind());
+            i32::from(!(ready && refused == Err(io::ErrorKind::FileTooLarge)))
+        });
+        assert_eq!((code, file.metadata()?.len()), (0, 4096));
+        Ok(())
+    }
+
+    #[test]
+    fn fill_writes_zeros_up_to_the_end() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        write_all_at(&file, 0, b"abc")?;
+        fill(&file, 3, (2 << 20) + 1)?;
+        fill(&file, 9, 3)?;
+        let mut all = vec![1; (2 << 20) + 1];
+        read_exact_at(&file, 0, &mut all)?;
+        assert_eq!((file.metadata()?.len(), &all[..3]), ((2 << 20) + 1, &b"abc"[..]));
+        assert!(all[3..].iter().all(|&b| b == 0));
+        assert!(read_exact_at(&file, 1, &mut all).is_err(), "beyond the end");
+        Ok(())
+    }
+
+    #[test]
+    fn identity_follows_the_file_not_the_name() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (path, other) = (dir.path().join("a"), dir.path().join("b"));
+        let file = File::create(&path)?;
+        assert_eq!(identity(&file)?, identity_of_path(&path)?);
+        std::fs::rename(&path, &other)?;
+        assert_eq!(identity(&file)?, identity_of_path(&other)?);
+        assert!(identity_of_path(&path).is_err());
+        File::create(&path)?;
+        assert_ne!(identity(&file)?, identity_of_path(&path)?);
+        sync_dir(dir.path())?;
+        sync_dir(Path::new(""))?;
+        set_nocow(&file);
+        Ok(())
+    }
+
+    #[test]
+    fn knows_file_systems_by_their_numbers() -> io::Result<()> {
+        assert_eq!(classify(0xef53), FileSystem::Normal, "ext4");
+        assert_eq!(classify(0x6969), FileSystem::Refused("NFS"));
+        assert_eq!(classify(0x9123_683e), FileSystem::Btrfs);
+        assert_eq!(file_system(&File::open("/proc/self/stat")?)?, FileSystem::Normal);
+        Ok(())
+    }
+}

@@ -1,0 +1,366 @@
+//! The file in memory: a read-only view of all of it, and a writable view that leaves the header out.
+//!
+//! Address space beyond the end of the file is reserved, so growth by any process needs no new mapping.
+//! When the file outgrows the reservation, the view grows in place, or a larger mapping of the same file
+//! takes over. Mappings that were handed out stay where they are until the [`Map`] is dropped.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::mm::MsyncFlags;
+
+use super::view::Views;
+
+/// The file in memory.
+#[derive(Debug)]
+pub struct Map {
+    /// Bytes that are known to be backed by the file.
+    len: AtomicU64,
+    /// Where position 0 is (or would be) in the read-only view.
+    read: AtomicPtr<u8>,
+    /// Where position 0 is (or would be) in the view that cells are taken from.
+    cells: AtomicPtr<u8>,
+    /// Both views reach this far. Changed under the lock of `views`.
+    reserved: AtomicU64,
+    /// The first position that cells may be taken from.
+    cells_from: u64,
+    /// Whether `cells` may be stored to.
+    writable: bool,
+    /// What is mapped; None if private, where length and file have nothing to do with each other.
+    file: Option<File>,
+    views: Mutex<Views>,
+}
+
+impl Map {
+    /// Maps `file`, shared with all other processes that do.
+    ///
+    /// Reserves `reserve` bytes of address space for each view, and less where the system refuses that.
+    /// If `writable`, positions from `writable_from` on (page aligned) can be stored to, and `file` must
+    /// be open for writing. `file` is duplicated, so it must be one that never carries locks.
+    pub fn shared(file: &File, writable: bool, writable_from: u64, reserve: u64) -> io::Result<Map> {
+        let cells_from = if writable { writable_from } else { 0 };
+        if !cells_from.is_multiple_of(rustix::param::page_size() as u64) {
+            return Err(Errno::INVAL.into());
+        }
+        let len = file.metadata()?.len();
+        let file = file.try_clone()?;
+        let views = Views::shared(&file, writable.then_some(cells_from), len.max(cells_from + 1), reserve)?;
+        Ok(Map::new(len, cells_from, writable, Some(file), views))
+    }
+
+    /// Maps a copy of `file` that is written to in memory only, with room for `slack` more bytes.
+    ///
+    /// The file must not change meanwhile: pages that were not written to here still show it.
+    pub fn private(file: &File, slack: u64) -> io::Result<Map> {
+        let len = file.metadata()?.len();
+        let views = Views::private(file, len, slack)?;
+        Ok(Map::new(len, 0, true, None, views))
+    }
+
+    fn new(len: u64, cells_from: u64, writable: bool, file: Option<File>, views: Views) -> Map {
+        Map {
+            file,
+            len: AtomicU64::new(len),
+            read: AtomicPtr::new(views.read_base()),
+            cells: AtomicPtr::new(views.cells_base()),
+            reserved: AtomicU64::new(views.end()),
+            cells_from,
+            writable,
+            views: Mutex::new(views),
+        }
+    }
+
+    /// Bytes that are known to be backed by the file; of a private map, its virtual length.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        // Acquire: pairs with the Release in `set_len`; the views that cover this length are seen too.
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Notes that the file has grown to `len` bytes, after making sure that it has them and that the views
+    /// cover them.
+    ///
+    /// Never lowers the length, so threads that learn of growth in different order do no harm.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
+        if len <= self.len() {
+            return Ok(());
+        }
+        if let Some(file) = &self.file
+            && file.metadata()?.len() < len
+        {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        }
+        // Acquire: pairs with the Release in `cover`; what is published below includes its views.
+        if len > self.reserved.load(Ordering::Acquire) {
+            self.cover(len)?;
+        }
+        // Release: pairs with the Acquire in `len`; who sees the length sees views that cover it.
+        self.len.fetch_max(len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Lowers the length to `len`, before the file is truncated. The caller is alone with the file.
+    pub fn truncate(&self, len: u64) {
+        // Release: as in `set_len`.
+        self.len.fetch_min(len, Ordering::Release);
+    }
+
+    #[cold]
+    fn cover(&self, len: u64) -> io::Result<()> {
+        let mut views = self.views.lock();
+        views.grow(self.file.as_ref().ok_or(Errno::NOMEM)?, len)?;
+        // Release, all three: pair with the Acquire loads in `set_len`, `sync` and the windows.
+        self.read.store(views.read_base(), Ordering::Release);
+        self.cells.store(views.cells_base(), Ordering::Release);
+        self.reserved.store(views.end(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The bytes at `pos`; None beyond the length.
+    ///
+    /// Contract: bytes that nobody changes while they are borrowed, such as log below the tail that is
+    /// pinned. Cells are read with [`Map::words`].
+    #[inline]
+    pub fn bytes(&self, pos: u64, len: u64) -> Option<&[u8]> {
+        if !self.has(pos, len) {
+            return None;
+        }
+        // Acquire: pairs with the Release in `cover`.
+        let at = self.read.load(Ordering::Acquire).wrapping_add(pos as usize);
+        // SAFETY: the view covers the length, `has` checked that the range is below it, and no mapping
+        // goes away before `self`. That nobody changes the bytes is the caller's contract.
+        Some(unsafe { std::slice::from_raw_parts(at, len as usize) })
+    }
+
+    /// `N` cells at `pos`, shared with all processes; None beyond the length, in front of the writable
+    /// part, or if `pos` is not a multiple of 8.
+    ///
+    /// Of a map that is not writable the cells are in read-only memory: a store would kill the process.
+    #[inline]
+    pub fn words<const N: usize>(&self, pos: u64) -> Option<&[AtomicU64; N]> {
+        if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * N as u64) {
+            return None;
+        }
+        // Acquire: pairs with the Release in `cover`.
+        let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
+        #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
+        let cells = at.cast::<[AtomicU64; N]>();
+        // SAFETY: in bounds of the view as in `bytes`, and not in front of it; aligned; anybody may change
+        // atomics at any time. On these machines loads of 8 bytes work in read-only memory too.
+        Some(unsafe { &*cells })
+    }
+
+    /// Copies `bytes` to `pos`, where nobody reads yet. False if the range cannot be written.
+    pub fn store(&self, pos: u64, bytes: &[u8]) -> bool {
+        if !self.writable || pos < self.cells_from || !self.has(pos, bytes.len() as u64) {
+            return false;
+        }
+        // Acquire: pairs with the Release in `cover`.
+        let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
+        // SAFETY: in bounds of the writable view, as in `words`. Nobody reads these bytes yet, so `bytes`
+        // is elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+        true
+    }
+
+    /// Asks the processor to load the cache line at `pos`. Positions beyond the length are ignored.
+    #[inline]
+    pub fn prefetch(&self, pos: u64) {
+        if self.has(pos, 1) {
+            // Acquire: pairs with the Release in `cover`.
+            prefetch(self.read.load(Ordering::Acquire).wrapping_add(pos as usize));
+        }
+    }
+
+    /// Makes the pages of a range durable. Needs a file that is open for writing: of another one the
+    /// kernel syncs nothing.
+    ///
+    /// A range beyond the reservation is an error, for a sync that is skipped must not look like one.
+    pub fn sync(&self, pos: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        // Acquire: pairs with the Release in `cover`; the view loaded next reaches this far.
+        let reserved = self.reserved.load(Ordering::Acquire);
+        let end = pos.checked_add(len).filter(|&end| end <= reserved).ok_or(Errno::INVAL)?;
+        let start = pos - pos % rustix::param::page_size() as u64;
+        // Acquire: pairs with the Release in `cover`.
+        let at = self.read.load(Ordering::Acquire).wrapping_add(start as usize);
+        // Not MmapRaw::flush_range: it would need the lock, and growth would wait for the disk.
+        // SAFETY: the range is inside a live mapping, and MS_SYNC changes no memory.
+        unsafe { rustix::mm::msync(at.cast(), (end - start) as usize, MsyncFlags::SYNC) }?;
+        Ok(())
+    }
+
+    /// Bytes of address space that each view covers.
+    pub fn reserved(&self) -> u64 {
+        // Acquire: pairs with the Release in `cover`.
+        self.reserved.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn has(&self, pos: u64, len: u64) -> bool {
+        pos.checked_add(len).is_some_and(|end| end <= self.len())
+    }
+}
+
+#[inline]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint and never faults; SSE is part of x86_64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch is a hint, never faults and changes no register.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::mm::{MapFlags, ProtFlags};
+    use std::os::unix::fs::FileExt;
+
+    const PAGE: u64 = 65_536;
+    const MIB: u64 = 1 << 20;
+
+    fn file(len: u64) -> io::Result<File> {
+        let file = tempfile::tempfile()?;
+        file.set_len(len)?;
+        Ok(file)
+    }
+
+    /// Makes growth in place impossible: something else follows the view.
+    fn block(map: &Map) {
+        let end = map.read.load(Ordering::Relaxed).wrapping_add(map.reserved() as usize);
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: replaces nothing; an error means that the place is taken, which is as good.
+        let _ = unsafe { rustix::mm::mmap_anonymous(end.cast(), 4096, ProtFlags::empty(), flags) };
+    }
+
+    #[test]
+    fn outgrows_its_reservation_under_borrows() -> io::Result<()> {
+        let file = file(MIB)?;
+        let map = Map::shared(&file, true, PAGE, 0)?;
+        assert_eq!(map.reserved(), 2 * MIB);
+        file.write_all_at(b"log", PAGE + 100)?;
+        let log = map.bytes(PAGE + 100, 3).expect("in the file");
+        let [cell] = map.words(PAGE).expect("in the file");
+        for len in [3, 5, 64, 100].map(|n| n * MIB) {
+            block(&map);
+            let address = map.read.load(Ordering::Relaxed);
+            file.set_len(len)?;
+            assert_eq!(map.bytes(len - 8, 8), None, "not announced yet");
+            map.set_len(len)?;
+            assert_ne!(address, map.read.load(Ordering::Relaxed), "a larger view took over");
+            assert_eq!((map.len(), map.bytes(len - 8, 8)), (len, Some(&[0; 8][..])));
+            cell.store(len, Ordering::Relaxed);
+            assert_eq!(map.words::<1>(PAGE).expect("in the file")[0].load(Ordering::Relaxed), len);
+            assert_eq!(log, b"log");
+        }
+        assert!(map.store(100 * MIB - 3, b"end"));
+        map.sync(0, 100 * MIB)?;
+        assert_eq!(log, b"log");
+        Ok(())
+    }
+
+    #[test]
+    fn grows_far_without_moving_while_reserved() -> io::Result<()> {
+        let file = file(MIB)?;
+        let map = Map::shared(&file, true, PAGE, 1 << 30)?;
+        let address = map.read.load(Ordering::Relaxed);
+        file.set_len(1 << 30)?;
+        map.set_len(1 << 30)?;
+        assert_eq!((map.reserved(), address), (1 << 30, map.read.load(Ordering::Relaxed)));
+        Ok(())
+    }
+
+    #[test]
+    fn settles_for_less_address_space() -> io::Result<()> {
+        let file = file(MIB)?;
+        let map = Map::shared(&file, true, PAGE, u64::MAX)?;
+        assert!(map.reserved() < 1 << 46, "{}", map.reserved());
+        assert!(map.reserved() > 1 << 34, "{}", map.reserved());
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_what_is_out_of_range() -> io::Result<()> {
+        let map = Map::shared(&file(2 * PAGE)?, true, PAGE, 0)?;
+        let len = 2 * PAGE;
+        assert!(map.bytes(0, len).is_some() && map.bytes(len, 0).is_some());
+        assert!(map.words::<8>(PAGE).is_some() && map.words::<1>(len - 8).is_some());
+        for (pos, count) in [(0, len + 1), (len, 1), (len + 1, 0), (1, u64::MAX), (u64::MAX, 1), (1 << 40, 1)] {
+            assert_eq!(map.bytes(pos, count), None, "{pos} {count}");
+        }
+        for pos in [0, PAGE - 8, PAGE + 1, PAGE + 4, len - 56, len, u64::MAX - 7, u64::MAX] {
+            assert!(map.words::<8>(pos).is_none(), "{pos}");
+        }
+        for pos in [0, PAGE - 1, len - 2, len, u64::MAX] {
+            assert!(!map.store(pos, b"abc"), "{pos}");
+            map.prefetch(pos);
+        }
+        assert!(map.sync(map.reserved(), 1).is_err() && map.sync(1, u64::MAX).is_err());
+        assert!(map.sync(u64::MAX, 0).is_ok() && map.sync(len - 1, 1).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_a_length_that_the_file_has_not() -> io::Result<()> {
+        let map = Map::shared(&file(PAGE)?, true, 0, 0)?;
+        let error = map.set_len(2 * PAGE).expect_err("file too short");
+        assert_eq!((error.kind(), map.len()), (io::ErrorKind::UnexpectedEof, PAGE));
+        map.set_len(1)?;
+        assert_eq!(map.len(), PAGE, "set_len never lowers");
+        map.truncate(8);
+        assert_eq!((map.len(), map.bytes(8, 1)), (8, None));
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_a_writable_part_of_a_page() -> io::Result<()> {
+        assert!(Map::shared(&file(PAGE)?, true, 512, 0).is_err());
+        assert!(Map::shared(&file(PAGE)?, false, 512, 0).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn maps_share_cells_and_readers_cannot_store() -> io::Result<()> {
+        let path = tempfile::NamedTempFile::new()?;
+        path.as_file().set_len(2 * PAGE)?;
+        let writer = Map::shared(path.as_file(), true, PAGE, 0)?;
+        let reader = Map::shared(&File::open(path.path())?, false, PAGE, 0)?;
+        let [cell] = writer.words(PAGE + 8).expect("in the file");
+        cell.store(7, Ordering::Release);
+        let [seen] = reader.words(PAGE + 8).expect("in the file");
+        assert_eq!(seen.load(Ordering::Acquire), 7);
+        assert!(reader.words::<1>(0).is_some() && !reader.store(PAGE, b"abc"));
+        assert!(writer.store(PAGE, b"abc"));
+        assert_eq!(reader.bytes(PAGE, 3), Some(&b"abc"[..]));
+        Ok(())
+    }
+
+    #[test]
+    fn private_has_a_fixed_room() -> io::Result<()> {
+        let file = file(4097)?;
+        file.write_all_at(b"x", 4096)?;
+        let map = Map::private(&file, MIB)?;
+        assert_eq!((map.len(), map.bytes(4096, 1)), (4097, Some(&b"x"[..])));
+        assert!(map.store(0, b"header") && map.reserved() >= 3 * MIB);
+        map.set_len(map.reserved())?;
+        assert!(map.bytes(4097, map.reserved() - 4097).is_some_and(|rest| rest.iter().all(|&b| b == 0)));
+        let error = map.set_len(map.reserved() + 1).expect_err("no more room");
+        assert!(error.kind() == io::ErrorKind::OutOfMemory);
+        assert!(Map::private(&file, u64::MAX).is_err());
+        assert_eq!(Map::private(&tempfile::tempfile()?, 0)?.bytes(0, 1), None);
+        Ok(())
+    }
+}

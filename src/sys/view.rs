@@ -1,0 +1,160 @@
+//! The mappings behind a [`super::map::Map`]: how much is reserved, and how they grow.
+
+use std::fs::File;
+use std::io;
+
+use memmap2::{MmapOptions, MmapRaw, RemapOptions};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// Mappings end at multiples of this: the size of a huge page.
+const GRAIN: u64 = 2 << 20;
+
+/// More than any process can have; keeps sums of sizes from overflowing.
+const MOST: u64 = 1 << 47;
+
+/// What a map keeps alive: a view of the whole file for reading, and one that cells are taken from.
+#[derive(Debug)]
+pub(super) struct Views {
+    read: View,
+    /// None if the cells are taken from `read`.
+    cells: Option<View>,
+}
+
+impl Views {
+    /// Views of `reserve` bytes of `file`, or of what the system grants, but not fewer than `least`.
+    /// The second one begins at `cells_from` and is writable.
+    pub(super) fn shared(file: &File, cells_from: Option<u64>, least: u64, reserve: u64) -> io::Result<Views> {
+        let least = round_up(least)?;
+        let want = round_up(reserve.min(MOST))?.max(least);
+        let views = |size| {
+            let mut views = Views { read: View::new(0, false), cells: cells_from.map(|from| View::new(from, true)) };
+            views.cover(file, size).map(|()| views)
+        };
+        let mut size = want;
+        loop {
+            match views(size) {
+                Err(error) if refused(&error) && size > least => size = (size / 2).max(least),
+                Ok(tight) if size < want => {
+                    // Address space is short, and the rest of the process needs some of it.
+                    drop(tight);
+                    return views((size / 4).max(least));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// One view of private memory that begins with the `len` bytes of `file` and has `slack` more.
+    pub(super) fn private(file: &File, len: u64, slack: u64) -> io::Result<Views> {
+        let size = round_up(round_up(len.max(1))?.saturating_add(slack))?;
+        let memory = MmapRaw::from(MmapOptions::new().len(size as usize).no_reserve_swap().map_anon()?);
+        if len > 0 {
+            // SAFETY: this replaces the first part of `memory`, which nobody has seen yet.
+            unsafe {
+                rustix::mm::mmap(
+                    memory.as_mut_ptr().cast(),
+                    len as usize,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
+                    file,
+                    0,
+                )
+            }?;
+        }
+        Ok(Views { read: View { from: 0, writable: true, maps: vec![memory] }, cells: None })
+    }
+
+    /// Extends both views to `len` bytes at least; what they covered before stays where it is.
+    pub(super) fn grow(&mut self, file: &File, len: u64) -> io::Result<()> {
+        if len <= self.end() {
+            return Ok(());
+        }
+        let least = round_up(len)?;
+        let mut size = least.max(self.end().saturating_mul(2).min(MOST));
+        while let Err(error) = self.cover(file, size) {
+            if !refused(&error) || size <= least {
+                return Err(error);
+            }
+            size = (size / 2).max(least);
+        }
+        Ok(())
+    }
+
+    /// Both views reach this far.
+    pub(super) fn end(&self) -> u64 {
+        self.read.end().min(self.cells().end())
+    }
+
+    /// Where position 0 is in the view for reading.
+    pub(super) fn read_base(&self) -> *mut u8 {
+        self.read.base()
+    }
+
+    /// Where position 0 is, or would be, in the view that cells are taken from.
+    pub(super) fn cells_base(&self) -> *mut u8 {
+        self.cells().base()
+    }
+
+    fn cells(&self) -> &View {
+        self.cells.as_ref().unwrap_or(&self.read)
+    }
+
+    fn cover(&mut self, file: &File, end: u64) -> io::Result<()> {
+        self.read.cover(file, end)?;
+        match &mut self.cells {
+            Some(cells) => cells.cover(file, end),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One way to look at the file, from position `from` on.
+#[derive(Debug)]
+struct View {
+    from: u64,
+    writable: bool,
+    /// The last one covers most and is used; earlier ones may still be borrowed from.
+    maps: Vec<MmapRaw>,
+}
+
+impl View {
+    fn new(from: u64, writable: bool) -> View {
+        View { from, writable, maps: Vec::new() }
+    }
+
+    fn end(&self) -> u64 {
+        self.maps.last().map_or(0, |map| self.from + map.len() as u64)
+    }
+
+    fn base(&self) -> *mut u8 {
+        self.maps.last().map_or(std::ptr::null_mut(), |map| map.as_mut_ptr().wrapping_sub(self.from as usize))
+    }
+
+    fn cover(&mut self, file: &File, end: u64) -> io::Result<()> {
+        if end <= self.end() {
+            return Ok(());
+        }
+        let len = (end - self.from) as usize;
+        if let Some(last) = self.maps.last_mut() {
+            // SAFETY: without `may_move` the mapping stays where it is and only becomes longer; what is
+            // beyond the end of the file is not touched before `set_len` says that it is there.
+            if unsafe { last.remap(len, RemapOptions::new()) }.is_ok() {
+                return Ok(());
+            }
+        }
+        let mut options = MmapOptions::new();
+        options.offset(self.from).len(len).no_reserve_swap();
+        let map = if self.writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
+        self.maps.push(map?);
+        Ok(())
+    }
+}
+
+fn refused(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NOMEM)
+}
+
+fn round_up(len: u64) -> io::Result<u64> {
+    len.checked_next_multiple_of(GRAIN).filter(|&size| i64::try_from(size).is_ok()).ok_or_else(|| Errno::NOMEM.into())
+}

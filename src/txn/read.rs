@@ -1,0 +1,62 @@
+//! Read transactions: one snapshot, pinned for as long as it lives.
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::format::hash_key;
+use crate::readers::Pin;
+use crate::txn::scan::Iter;
+
+/// A snapshot of the store. What it reads does not change, whatever others commit.
+///
+/// It holds back the reuse of what was replaced since it began, so a snapshot held for long makes the file grow.
+pub struct ReadTxn<'db> {
+    engine: &'db Engine,
+    pin: Pin,
+}
+
+impl<'db> ReadTxn<'db> {
+    pub(crate) fn begin(engine: &'db Engine) -> Result<ReadTxn<'db>> {
+        engine.check_fork()?;
+        let pin = engine.core.pin()?;
+        engine.core.date_pin(&pin);
+        Ok(ReadTxn { engine, pin })
+    }
+
+    /// The value of a key, borrowed from the map for as long as the snapshot lives. Takes no lock and copies nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` if the index or the record is damaged; `Poisoned`; `Forked`.
+    pub fn get<'t>(&'t self, key: &[u8]) -> Result<Option<&'t [u8]>> {
+        self.engine.check_fork()?;
+        let core = &self.engine.core;
+        let hash = hash_key(key, core.geometry.seed);
+        Ok(core.find_at(hash, key, self.pin.seq)?.map(|record| record.value()))
+    }
+
+    /// All pairs, in no particular order, each key once.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter::new(&self.engine.core, self.pin.seq)
+    }
+
+    /// The commit that this is a snapshot of.
+    pub fn seq(&self) -> u64 {
+        self.pin.seq
+    }
+}
+
+impl<'t> IntoIterator for &'t ReadTxn<'_> {
+    type Item = Result<(&'t [u8], &'t [u8])>;
+    type IntoIter = Iter<'t>;
+
+    fn into_iter(self) -> Iter<'t> {
+        self.iter()
+    }
+}
+
+impl Drop for ReadTxn<'_> {
+    fn drop(&mut self) {
+        if !self.engine.is_forked() {
+            self.engine.core.unpin(self.pin);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Iteration over a snapshot: pages in bit-reversed order of their suffixes.
+//!
+//! A page of suffix s and depth d holds the keys whose hash ends in those d bits. Read backwards, suffixes are an interval
+//! each, so a cursor that only rises meets every key once, whatever splits or doubles meanwhile (the cursor of Redis' SCAN).
+
+use crate::control::Core;
+use crate::error::Result;
+use crate::index::page::Slot;
+
+/// All pairs of a snapshot. Made by `ReadTxn::iter`.
+pub struct Iter<'t> {
+    core: &'t Core,
+    seq: u64,
+    /// The suffix to go on with, read backwards; none after the last page.
+    cursor: Option<u64>,
+    /// What is left of the page in hand.
+    slots: std::vec::IntoIter<Slot>,
+}
+
+impl<'t> Iter<'t> {
+    pub(crate) fn new(core: &'t Core, seq: u64) -> Iter<'t> {
+        Iter { core, seq, cursor: Some(0), slots: Vec::new().into_iter() }
+    }
+
+    /// Takes the page at the cursor in hand; false after the last one.
+    fn next_page(&mut self) -> Result<bool> {
+        let Some(cursor) = self.cursor.take() else { return Ok(false) };
+        let entry = self.core.entry(cursor.reverse_bits())?;
+        let width = 1u64.checked_shl(64 - entry.depth()).unwrap_or(0);
+        self.cursor = if width == 0 { None } else { cursor.checked_add(width) };
+        let slots: Vec<Slot> = self.core.page(entry.page())?.slots().collect();
+        self.slots = slots.into_iter();
+        Ok(true)
+    }
+
+    fn step(&mut self) -> Result<Option<(&'t [u8], &'t [u8])>> {
+        loop {
+            for slot in self.slots.by_ref() {
+                let newest = self.core.record(slot.pointer.position())?;
+                if let Some(record) = self.core.version_at(newest, self.seq)? {
+                    return Ok(Some((record.key(), record.value())));
+                }
+            }
+            if !self.next_page()? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl<'t> Iterator for Iter<'t> {
+    type Item = Result<(&'t [u8], &'t [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.step().transpose();
+        if let Some(Err(_)) = item {
+            // Nothing after an error: the rest of the page may be as damaged.
+            (self.cursor, self.slots) = (None, Vec::new().into_iter());
+        }
+        item
+    }
+}

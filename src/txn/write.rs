@@ -1,0 +1,103 @@
+//! Write transactions: one at a time in all processes, all or nothing.
+
+use crate::engine::Engine;
+use crate::engine::lock::WriterGuard;
+use crate::error::Result;
+use crate::format::hash_key;
+use crate::format::record::Kind;
+use crate::log::Record;
+use crate::options::Durability;
+
+/// A write transaction. It holds the writer lock of the store until it is committed or dropped; dropping it undoes it.
+pub struct WriteTxn<'db> {
+    engine: &'db Engine,
+    writer: WriterGuard<'db>,
+    durability: Durability,
+}
+
+impl<'db> WriteTxn<'db> {
+    pub(crate) fn begin(engine: &'db Engine, durability: Durability) -> Result<WriteTxn<'db>> {
+        engine.check_fork()?;
+        Ok(WriteTxn { engine, writer: engine.lock_writer()?, durability })
+    }
+
+    /// The value of a key: this transaction's own write, else the newest committed one.
+    ///
+    /// The newest commit may be an Immediate one of another process that is not durable yet; a commit of this transaction
+    /// waits for it.
+    pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        self.engine.check_fork()?;
+        let hash = self.hash(key);
+        if let Some(entry) = self.writer.batch.find(hash, key) {
+            return Ok((entry.kind == Kind::Put).then(|| self.writer.batch.value(entry)));
+        }
+        let newest = self.engine.core.find(hash, key)?;
+        Ok(newest.filter(|record| !record.is_tombstone()).map(|record| record.value()))
+    }
+
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// `KeyTooLong`, `ValueTooLong`, `Corrupt`, `Forked`; the transaction goes on without this write.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.engine.check_fork()?;
+        self.engine.core.check_lengths(key, value)?;
+        let hash = self.hash(key);
+        let prev = self.newest(hash, key)?.map_or(0, |record| record.position);
+        self.writer.batch.push(Kind::Put, hash, key, value, prev);
+        Ok(())
+    }
+
+    /// Removes a key; whether it was there.
+    pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
+        self.engine.check_fork()?;
+        let hash = self.hash(key);
+        let written = self.writer.batch.find(hash, key).map(|entry| entry.kind);
+        let stored = self.newest(hash, key)?.map(|record| (record.position, record.is_tombstone()));
+        match (written, stored) {
+            (Some(Kind::Delete), _) => return Ok(false),
+            (_, Some((prev, false))) => self.writer.batch.push(Kind::Delete, hash, key, &[], prev),
+            (Some(_), _) => self.writer.batch.withdraw(hash, key),
+            (None, _) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Overrides the handle's durability for this transaction.
+    pub fn set_durability(&mut self, durability: Durability) {
+        self.durability = durability;
+    }
+
+    /// Commits, and returns the seq of the commit (of the newest one, if there was nothing to write).
+    ///
+    /// Immediate: one flush of the log, shared with all who commit at that time. Eventual: no system call on most commits
+    /// but the lock's. With nothing to write, an Immediate commit still waits until what it may have read is durable.
+    ///
+    /// # Errors
+    /// `Full`, `MaxSize`: nothing was written, the transaction is undone. `InDoubt`: unknown, see there. `Poisoned`: a sync
+    /// failed, whether the commit is there shows after reopening.
+    pub fn commit(self) -> Result<u64> {
+        self.engine.check_fork()?;
+        let WriteTxn { engine, mut writer, durability } = self;
+        let (seq, wait) = if writer.batch.is_empty() {
+            (engine.core.ends().0, durability == Durability::Immediate)
+        } else {
+            let committed = engine.commit_batch(&mut writer.batch, durability)?;
+            (committed.seq, committed.wait)
+        };
+        drop(writer);
+        if wait {
+            engine.wait_durable(seq)?;
+        }
+        engine.checkpoint_if_due()?;
+        Ok(seq)
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        hash_key(key, self.engine.core.geometry.seed)
+    }
+
+    fn newest(&self, hash: u64, key: &[u8]) -> Result<Option<Record<'_>>> {
+        self.engine.core.find(hash, key)
+    }
+}
