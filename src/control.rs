@@ -71,6 +71,10 @@ pub enum Word {
     WriterWake = 51,
     /// Somebody waits for the writer lock.
     WriterWaiting = 52,
+    /// Futex: a waiter asks whoever keeps the lock while idle to let go of it.
+    WriterWanted = 53,
+    /// Futex: counts waiters that got the lock.
+    WriterTaken = 54,
     /// A flush is under way.
     SyncActive = 56,
     /// The log is durable up to this position.

@@ -49,7 +49,7 @@ mod txn;
 pub use db::Db;
 pub use engine::check::Fault;
 pub use error::{Error, Holder, Result};
-pub use options::{Durability, Options};
+pub use options::{Durability, Options, WriterLock};
 pub use stats::{PinInfo, ProcessInfo, Seqs, Stats};
 pub use txn::read::ReadTxn;
 pub use txn::scan::Iter;

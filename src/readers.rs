@@ -5,6 +5,7 @@
 //! Read-only openers cannot write cells: they hold a shared byte lock whose place is the seq.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,11 +47,18 @@ pub struct Lanes {
     cells: [AtomicU32; LANES],
     /// Cells owned beyond those of the lanes, not in use.
     spare: Mutex<Vec<u32>>,
+    /// Pins by byte lock, by seq: locks of one descriptor on one byte are one lock.
+    bytes: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { number: AtomicU32::new(0), cells: [const { AtomicU32::new(0) }; LANES], spare: Mutex::new(Vec::new()) }
+        Lanes {
+            number: AtomicU32::new(0),
+            cells: [const { AtomicU32::new(0) }; LANES],
+            spare: Mutex::default(),
+            bytes: Mutex::default(),
+        }
     }
 }
 
@@ -149,25 +157,28 @@ impl Core {
             // SeqCst: claims the cell and announces; a full barrier before the second look at `visible`.
             let words = self.cell(u64::from(cell - 1));
             if words[CELL_SEQ].compare_exchange(0, seq + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                return Ok(Pin { seq: self.announce(&words[CELL_SEQ], seq), place: Place::Lane(cell - 1) });
+                return Ok(Pin { seq: self.look_again(&words[CELL_SEQ], seq), place: Place::Lane(cell - 1) });
             }
         }
         self.pin_slow(lane)
     }
 
-    /// Looks again at `visible` until it is what the cell says.
+    /// Looks again at `visible` until it is what the cell says; the cell was announced by a SeqCst operation.
     #[inline]
-    fn announce(&self, cell: &AtomicU64, mut seq: u64) -> u64 {
+    fn look_again(&self, cell: &AtomicU64, mut seq: u64) -> u64 {
         loop {
-            // SeqCst fence: pairs with the one in `horizon`. Either the scan sees this cell, or this load sees the
-            // `visible` that the scan began with.
-            fence(Ordering::SeqCst);
+            if !cfg!(target_arch = "x86_64") {
+                // SeqCst fence: pairs with the one in `scan_cells`. Either the scan sees this cell, or this load sees the
+                // `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself.
+                fence(Ordering::SeqCst);
+            }
             let again = self.get(Word::Visible);
             if again == seq {
                 return seq;
             }
             seq = again;
-            cell.store(seq + 1, Ordering::Relaxed);
+            // SeqCst: announces; an exchange, since that is a full barrier on x86 where a store is none.
+            cell.swap(seq + 1, Ordering::SeqCst);
         }
     }
 
@@ -188,27 +199,44 @@ impl Core {
         let seq = self.get(Word::Visible);
         let words = self.cell(u64::from(cell));
         // SeqCst: announces, as in `pin`.
-        words[CELL_SEQ].store(seq + 1, Ordering::SeqCst);
-        Ok(Pin { seq: self.announce(&words[CELL_SEQ], seq), place: Place::Spare(cell) })
+        words[CELL_SEQ].swap(seq + 1, Ordering::SeqCst);
+        Ok(Pin { seq: self.look_again(&words[CELL_SEQ], seq), place: Place::Spare(cell) })
     }
 
     fn pin_byte(&self) -> Result<Pin> {
+        let mut pinned = self.lanes.bytes.lock();
         loop {
             let seq = self.get(Word::Visible);
-            let held = self.locks.try_byte(bytes::PIN + seq, Mode::Shared).map_err(|e| self.io("pin", None, e))?;
-            if !held {
-                // Somebody probes just now.
-                std::thread::yield_now();
-                continue;
+            let count = pinned.get(&seq).copied().unwrap_or(0);
+            if count == 0 {
+                let byte = self.locks.try_byte(bytes::PIN + seq, Mode::Shared);
+                if !byte.map_err(|e| self.io("pin", None, e))? {
+                    return Err(self.corrupt(0, "a pin is locked against readers"));
+                }
             }
+            // The lock is held before the second look, as with cells.
             if self.get(Word::Visible) == seq {
+                pinned.insert(seq, count + 1);
                 return Ok(Pin { seq, place: Place::Byte });
             }
-            self.unpin_byte(seq);
+            if count == 0 {
+                self.unlock_pin(seq);
+            }
         }
     }
 
     fn unpin_byte(&self, seq: u64) {
+        let mut pinned = self.lanes.bytes.lock();
+        let count = pinned.get(&seq).copied().unwrap_or(0);
+        if count > 1 {
+            pinned.insert(seq, count - 1);
+        } else {
+            pinned.remove(&seq);
+            self.unlock_pin(seq);
+        }
+    }
+
+    fn unlock_pin(&self, seq: u64) {
         if let Err(e) = self.locks.unlock_byte(bytes::PIN + seq) {
             log::error!("{}: unpin failed: {e}", self.path.display());
         }
@@ -271,7 +299,7 @@ impl Core {
     /// The oldest pin in a cell, or visible; and visible.
     fn scan_cells(&self) -> (u64, u64) {
         let visible = self.get(Word::Visible);
-        // SeqCst fence: pairs with the one in `announce`.
+        // SeqCst fence: pairs with the one in `look_again`.
         fence(Ordering::SeqCst);
         let used = self.get(Word::CellsUsed).min(CELLS);
         // Acquire: an ended pin's reads come before whatever is done with the space.

@@ -16,7 +16,6 @@ use zerocopy::FromBytes;
 
 /// Something wrong in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Fault {
     /// Where, in bytes from the start of the file.
     pub offset: u64,

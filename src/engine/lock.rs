@@ -1,8 +1,10 @@
 //! The writer lock: a mutex in the process, then `flock` between processes. Whoever gets it finishes first what a dead
 //! writer left behind.
 //!
-//! Waiters try again after short sleeps on a futex: a release wakes one of them, a death wakes nobody.
+//! Waiters try again after short sleeps on a futex: a release wakes them, a death wakes nobody. After an Eventual commit the
+//! file lock may be kept (see `keeper`), so that a busy process does not ask the kernel for each commit.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
@@ -11,6 +13,7 @@ use crate::control::{Core, Word};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log::append::Batch;
+use crate::options::WriterLock;
 use crate::sys::lock::Mode;
 use crate::sys::{futex, host};
 
@@ -18,12 +21,42 @@ use crate::sys::{futex, host};
 const NAP: Duration = Duration::from_millis(5);
 /// Tries before the first sleep.
 const SPINS: u32 = 20;
+/// Longest sleep of a process that has handed the lock over and wants it again.
+const HAND_OVER: Duration = Duration::from_micros(500);
+/// Eventual commits in a row while somebody waits.
+const QUANTUM: u64 = 32;
+
+/// What the writer of this process works with; its mutex is the inner half of the writer lock.
+#[derive(Default)]
+pub struct Writer {
+    /// Memory for the batch.
+    pub batch: Batch,
+    /// The file lock is kept from an earlier commit.
+    pub kept: bool,
+    /// Commits under the file lock since it was taken, for the keeper to see idleness.
+    pub commits: u64,
+    /// The lock was last given back to somebody who waited, when this many had got it so.
+    handed_over: Option<u64>,
+}
 
 /// The writer lock, held.
 pub struct WriterGuard<'a> {
     engine: &'a Engine,
-    /// Memory for this writer's batch.
-    pub batch: MutexGuard<'a, Batch>,
+    writer: MutexGuard<'a, Writer>,
+    /// Whether the file lock may be kept for the next commit.
+    pub keep: bool,
+}
+
+impl WriterGuard<'_> {
+    /// The batch of this writer.
+    pub fn batch(&self) -> &Batch {
+        &self.writer.batch
+    }
+
+    /// The batch of this writer, to add to.
+    pub fn batch_mut(&mut self) -> &mut Batch {
+        &mut self.writer.batch
+    }
 }
 
 impl Engine {
@@ -34,14 +67,17 @@ impl Engine {
             return Err(Error::ReadOnly { path: core.path.clone() });
         }
         let deadline = Deadline::new(self.settings.lock_timeout);
-        let Some(batch) = self.writer.try_lock_until(deadline.end) else {
+        let Some(mut writer) = self.writer.try_lock_until(deadline.end) else {
             return Err(deadline.error(core, "writer lock"));
         };
-        self.flock(&deadline)?;
-        let mut guard = WriterGuard { engine: self, batch };
-        guard.batch.clear();
-        core.set(Word::HolderSince, host::coarse_now());
-        core.set(Word::Holder, core.me());
+        if !writer.kept {
+            self.flock(&mut writer, &deadline)?;
+            core.set(Word::HolderSince, host::coarse_now());
+            core.set(Word::Holder, core.me());
+        }
+        writer.kept = false;
+        writer.batch.clear();
+        let guard = WriterGuard { engine: self, writer, keep: false };
         core.check_poison()?;
         if core.get(Word::WriterActive) != 0 {
             self.take_over()?;
@@ -49,56 +85,85 @@ impl Engine {
         Ok(guard)
     }
 
-    fn flock(&self, deadline: &Deadline) -> Result<()> {
+    /// Takes the file lock. Each failed try is followed by a short sleep, which a release ends.
+    fn flock(&self, writer: &mut Writer, deadline: &Deadline) -> Result<()> {
         let core = &self.core;
-        let failed = |e| core.io("flock", None, e);
-        let mut tries = 0;
-        loop {
-            if core.locks.try_flock().map_err(failed)? {
-                if tries > SPINS {
-                    // Others may sleep beside us: the release must wake one.
-                    core.set(Word::WriterWaiting, 1);
-                }
+        if let Some(taken) = writer.handed_over.take() {
+            // Whoever was woken needs a moment to take it; without this a busy process would starve the others.
+            futex::wait(core.word(Word::WriterTaken), taken, HAND_OVER);
+        }
+        for _ in 0..SPINS {
+            if self.try_flock()? {
                 return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        loop {
+            let seen = core.get(Word::WriterWake);
+            core.set(Word::WriterWaiting, 1);
+            count_up(core.word(Word::WriterWanted), futex::wake_all);
+            if self.try_flock()? {
+                break;
             }
             if deadline.is_past() {
                 return Err(deadline.error(core, "writer lock"));
             }
-            tries += 1;
-            if tries <= SPINS {
-                std::hint::spin_loop();
-                continue;
-            }
-            let seen = core.get(Word::WriterWake);
-            core.set(Word::WriterWaiting, 1);
-            if core.locks.try_flock().map_err(failed)? {
-                return Ok(());
-            }
             futex::wait(core.word(Word::WriterWake), seen, NAP.min(deadline.left()));
+            if self.try_flock()? {
+                // Others may sleep beside us: the release must wake one.
+                core.set(Word::WriterWaiting, 1);
+                break;
+            }
         }
+        count_up(core.word(Word::WriterTaken), futex::wake_all);
+        Ok(())
     }
 
-    fn unlock_writer(&self) {
+    fn try_flock(&self) -> Result<bool> {
+        self.core.locks.try_flock().map_err(|e| self.core.io("flock", None, e))
+    }
+
+    /// Gives the file lock back, and wakes one who waits.
+    pub fn release_flock(&self, writer: &mut Writer) {
         let core = &self.core;
+        (writer.kept, writer.commits) = (false, 0);
+        let taken = core.get(Word::WriterTaken);
         core.set(Word::Holder, 0);
         if let Err(e) = core.locks.unlock_flock() {
             log::error!("{}: the writer lock could not be released: {e}", core.path.display());
         }
         if core.get(Word::WriterWaiting) != 0 {
             core.set(Word::WriterWaiting, 0);
-            let wake = core.word(Word::WriterWake);
-            // AcqRel: a waiter that saw the old count finds the lock free.
-            wake.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-            futex::wake_one(wake);
+            writer.handed_over = Some(taken);
+            count_up(core.word(Word::WriterWake), futex::wake_one);
         }
     }
+
+    /// Keeps the file lock if that is allowed and nobody has waited for long.
+    fn keep_flock(&self, writer: &mut Writer) -> bool {
+        let fair = self.core.get(Word::WriterWaiting) == 0 || writer.commits < QUANTUM;
+        if self.settings.writer_lock != WriterLock::Adaptive || !fair || !self.start_keeper() {
+            return false;
+        }
+        writer.commits += 1;
+        writer.kept = true;
+        true
+    }
+}
+
+/// Counts, and wakes who waits on the count.
+fn count_up(cell: &AtomicU64, wake: fn(&AtomicU64)) {
+    // AcqRel: who sees the new count sees what was done before it.
+    cell.fetch_add(1, Ordering::AcqRel);
+    wake(cell);
 }
 
 impl Drop for WriterGuard<'_> {
     fn drop(&mut self) {
-        if !self.engine.is_forked() {
-            self.engine.unlock_writer();
+        if self.engine.is_forked() || self.keep && self.engine.keep_flock(&mut self.writer) {
+            return;
         }
+        self.engine.release_flock(&mut self.writer);
     }
 }
 

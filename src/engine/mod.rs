@@ -4,6 +4,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod commit;
 pub mod create;
+pub mod keeper;
 pub mod lock;
 pub mod open;
 pub mod recover;
@@ -17,8 +18,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::control::{Core, Word};
+use crate::engine::keeper::Keeper;
+use crate::engine::lock::Writer;
 use crate::error::{Error, Result};
-use crate::log::append::Batch;
+use crate::options::WriterLock;
 use crate::sys::fork;
 
 /// One open store in this process, shared by all its handles.
@@ -26,13 +29,15 @@ pub struct Engine {
     /// Disk, map, shared words.
     pub core: Core,
     /// The writer of this process: outer half of the writer lock, and the memory of its batches.
-    writer: Mutex<Batch>,
+    writer: Mutex<Writer>,
     /// The flush leader of this process.
     sync: Mutex<()>,
     /// The checkpointer of this process.
     checkpoint: Mutex<()>,
     /// A checkpoint that runs beside the commits.
     background: Mutex<Option<JoinHandle<()>>>,
+    /// The thread that gives the writer lock back when it is idle.
+    keeper: Keeper,
     settings: Settings,
     /// Forks before this handle was made.
     fork_generation: u64,
@@ -46,6 +51,8 @@ pub struct Settings {
     pub checkpoint_bytes: Option<u64>,
     /// How long to wait for locks.
     pub lock_timeout: Duration,
+    /// How long the writer lock is kept.
+    pub writer_lock: WriterLock,
 }
 
 impl Engine {
@@ -56,6 +63,7 @@ impl Engine {
             sync: Mutex::default(),
             checkpoint: Mutex::default(),
             background: Mutex::default(),
+            keeper: Keeper::default(),
             settings,
             fork_generation: fork::generation(),
             this: this.clone(),

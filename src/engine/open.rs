@@ -224,7 +224,11 @@ fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
         volatile_fs,
     };
     core.set_up(role, &header, options)?;
-    let settings = Settings { checkpoint_bytes: options.checkpoint_bytes, lock_timeout: options.lock_timeout };
+    let settings = Settings {
+        checkpoint_bytes: options.checkpoint_bytes,
+        lock_timeout: options.lock_timeout,
+        writer_lock: options.writer_lock,
+    };
     Ok(Engine::new(core, settings))
 }
 
@@ -325,6 +329,7 @@ impl Engine {
     pub fn shut_down(&self) -> Result<()> {
         let core = &self.core;
         self.join_background();
+        self.stop_keeper();
         if self.is_forked() || !core.writable {
             return Ok(());
         }

@@ -164,6 +164,8 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
 
     fn sample() -> Header {

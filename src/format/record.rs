@@ -151,7 +151,7 @@ impl RecordHeader {
 
     /// Sets seq, prev and flags, and the checksum of a record whose key and value are `body`.
     pub fn seal(&mut self, position: u64, seq: u64, prev: u64, flags: u8, body: &[u8]) {
-        assert!(seq <= MAX_SEQ && prev < MAX_POSITION && prev % 8 == 0);
+        assert!(seq <= MAX_SEQ && prev < MAX_POSITION && prev.is_multiple_of(8));
         self.seq_prev = U64::new(seq | (prev >> 3) << 52);
         self.prev_high = U32::new((prev >> 15) as u32);
         self.flags = flags;

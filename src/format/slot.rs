@@ -25,7 +25,7 @@ const POSITION: u64 = (1 << 44) - 1;
 impl SlotWord {
     /// A slot that points to the record at `position`.
     pub fn new(hash: u64, position: u64, tombstone: bool) -> SlotWord {
-        assert!(position < MAX_POSITION && position % 8 == 0 && position != 0);
+        assert!(position < MAX_POSITION && position.is_multiple_of(8) && position != 0);
         SlotWord(hash >> 48 << 48 | if tombstone { TOMBSTONE } else { 0 } | position >> 3)
     }
 
@@ -78,7 +78,7 @@ pub fn tag(hash: u64) -> u32 {
 /// The line (0 to 62) where a search begins: the top 6 bits of the hash, scaled to 63 lines.
 #[inline]
 pub fn home_line(hash: u64) -> usize {
-    ((hash >> 58) * LINES as u64 >> 6) as usize
+    (((hash >> 58) * LINES as u64) >> 6) as usize
 }
 
 /// The low `depth` bits of a hash or tag.
@@ -105,7 +105,8 @@ impl DirEntry {
     /// An entry for the page at `position`.
     pub fn new(position: u64, depth: u32, mutable: bool) -> DirEntry {
         assert!(position.is_multiple_of(PAGE) && position < MAX_POSITION && depth <= MAX_DEPTH);
-        DirEntry(position / PAGE | u64::from(depth) << PAGE_BITS | if mutable { MUTABLE } else { 0 })
+        let bit = if mutable { MUTABLE } else { 0 };
+        DirEntry((position / PAGE) | (u64::from(depth) << PAGE_BITS) | bit)
     }
 
     /// The word as loaded.

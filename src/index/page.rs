@@ -22,12 +22,6 @@ const POINTERS: usize = 3;
 pub struct Line<'a>(&'a [AtomicU64; LINE_WORDS]);
 
 impl<'a> Line<'a> {
-    /// A line's words.
-    #[inline]
-    pub fn new(words: &'a [AtomicU64; LINE_WORDS]) -> Line<'a> {
-        Line(words)
-    }
-
     /// Bit n: slot n has this tag.
     #[inline]
     pub fn matches(&self, tag: u32) -> u32 {

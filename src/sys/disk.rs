@@ -28,14 +28,8 @@ pub trait Disk: Send + Sync {
     /// An error leaves the length as it was. The caller is the only one that changes it.
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()>;
 
-    /// Cuts or extends the file. Nobody may hold on to bytes that are cut off.
-    fn set_len(&self, len: u64) -> io::Result<()>;
-
     /// The length of the file, changes by other processes included.
     fn len(&self) -> io::Result<u64>;
-
-    /// Gives the space of a range back; it reads as zeros from then on.
-    fn punch(&self, pos: u64, len: u64) -> io::Result<()>;
 }
 
 /// A file that is shared with other processes.
@@ -81,24 +75,8 @@ impl Disk for FileDisk {
         })
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let before = self.len()?;
-        self.map.truncate(len);
-        match self.file.set_len(len) {
-            Ok(()) => self.map.set_len(len),
-            Err(error) => {
-                self.map.set_len(before)?;
-                Err(error)
-            }
-        }
-    }
-
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
-    }
-
-    fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
-        file::punch(&self.file, pos, len)
     }
 }
 
@@ -112,14 +90,6 @@ impl PrivateDisk {
     /// Maps `file` with room to grow by `slack` bytes. It must not change while the disk is in use.
     pub fn new(file: File, slack: u64) -> io::Result<PrivateDisk> {
         Ok(PrivateDisk { map: Arc::new(Map::private(&file, slack)?) })
-    }
-
-    fn zero(&self, pos: u64, end: u64) {
-        const ZEROS: [u8; 4096] = [0; 4096];
-        for at in (pos..end).step_by(ZEROS.len()) {
-            let len = (end - at).min(ZEROS.len() as u64);
-            self.map.store(at, &ZEROS[..len as usize]);
-        }
     }
 }
 
@@ -140,19 +110,8 @@ impl Disk for PrivateDisk {
         self.map.set_len(end(pos, len)?)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.zero(len, self.map.len());
-        self.map.truncate(len);
-        self.map.set_len(len)
-    }
-
     fn len(&self) -> io::Result<u64> {
         Ok(self.map.len())
-    }
-
-    fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
-        self.zero(pos, end(pos, len)?.min(self.map.len()));
-        Ok(())
     }
 }
 
@@ -180,17 +139,8 @@ mod tests {
         assert_eq!(disk.map().bytes(before + 10, 6), Some(&b"record"[..]), "seen without a sync");
         disk.sync(before, 100)?;
         disk.sync(0, 0)?;
-        disk.punch(before, EXTENT)?;
-        disk.punch(before, 0)?;
-        assert_eq!(disk.map().bytes(before + 10, 6), Some(&[0; 6][..]), "punched");
-        disk.write(before + 10, b"record")?;
-        disk.set_len(before)?;
-        assert_eq!((disk.len()?, disk.map().len()), (before, before));
-        assert_eq!(disk.map().bytes(before + 10, 6), None, "cut off");
-        disk.set_len(before + EXTENT)?;
-        assert_eq!(disk.map().bytes(before + 10, 6), Some(&[0; 6][..]), "cut off for good");
-        assert!(disk.allocate(u64::MAX, 2).is_err() && disk.punch(u64::MAX, 2).is_err());
-        assert_eq!(disk.len()?, before + EXTENT);
+        assert!(disk.allocate(u64::MAX, 2).is_err());
+        assert_eq!(disk.len()?, before + 4 * EXTENT);
         Ok(())
     }
 
@@ -211,7 +161,6 @@ mod tests {
         let disk = PrivateDisk::new(File::open(file.path())?, EXTENT)?;
         disk.allocate(content.len() as u64, EXTENT)?;
         disk.write(0, &[9; 20_000])?;
-        disk.punch(0, 100)?;
         assert!(disk.map().store(0, b"abc"));
         let [cell] = disk.map().words(4096).expect("in the file");
         cell.store(1, std::sync::atomic::Ordering::Relaxed);

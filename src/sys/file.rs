@@ -55,16 +55,6 @@ fn fill(file: &File, start: u64, end: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the space of a range back; it reads as zeros from then on.
-pub fn punch(file: &File, pos: u64, len: u64) -> io::Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, pos, len))?;
-    Ok(())
-}
-
 /// What tells one file from another, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
@@ -150,8 +140,6 @@ mod tests {
         assert_eq!(file.metadata()?.len(), data.len(), "never shorter");
         assert!(allocate(&file, u64::MAX, 1).is_err() && allocate(&file, i64::MAX as u64, 1).is_err());
         assert_eq!(file.metadata()?.len(), data.len());
-        punch(&file, 8192, 65_536)?;
-        assert!(file.metadata()?.blocks() < data.blocks());
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use rustix::process::Signal;
 use rustix::rand::GetRandomFlags;
 use rustix::time::ClockId;
 
@@ -49,8 +48,9 @@ pub fn coarse_now() -> u64 {
 }
 
 /// Dies as if by `kill -9`, with nothing cleaned up: for tests of what the others do then.
+#[cfg(feature = "faults")]
 pub fn kill_self() -> ! {
-    let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     std::process::abort()
 }
 

@@ -57,8 +57,8 @@ impl LockFile {
             Mode::Shared => libc::F_RDLCK,
             Mode::Exclusive => libc::F_WRLCK,
         };
-        match fcntl(self.file()?, FcntlArg::F_OFD_SETLK(&range(kind, pos, 1)?)) {
-            Ok(_) => Ok(true),
+        match self.set(kind, pos, 1) {
+            Ok(()) => Ok(true),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -66,8 +66,7 @@ impl LockFile {
 
     /// Unlocks one byte; a byte that is not locked stays so.
     pub fn unlock_byte(&self, pos: u64) -> io::Result<()> {
-        fcntl(self.file()?, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, pos, 1)?))?;
-        Ok(())
+        Ok(self.set(libc::F_UNLCK, pos, 1)?)
     }
 
     /// Where in the range another descriptor holds a lock of any mode; None if nowhere.
@@ -95,6 +94,25 @@ impl LockFile {
         fs2::FileExt::unlock(self.file()?)
     }
 
+    /// A `len` of 0 means all that follows.
+    fn set(&self, kind: i32, pos: u64, len: u64) -> Result<(), Errno> {
+        fcntl(self.file()?, FcntlArg::F_OFD_SETLK(&range(kind, pos, len)?)).map(drop)
+    }
+
+    /// Called once, last of all.
+    fn close(&mut self) {
+        let _quiet = fork::quiet();
+        fork::unregister(self.slot);
+        // SAFETY: not used and not dropped again afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.file) };
+    }
+
+    /// Closes the descriptor without unlocking anything, as the death of a process does.
+    #[cfg(test)]
+    pub(super) fn abandon(self) {
+        ManuallyDrop::new(self).close();
+    }
+
     #[cfg(test)]
     pub(super) fn raw(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
@@ -111,10 +129,11 @@ impl Drop for LockFile {
             // The fork handler closed the descriptor; its number may be someone else's by now.
             return;
         }
-        let _quiet = fork::quiet();
-        fork::unregister(self.slot);
-        // SAFETY: dropped here only, and not used afterwards.
-        unsafe { ManuallyDrop::drop(&mut self.file) };
+        // Closing is not enough: a child that was just forked has a copy until its handler runs. Errors
+        // leave it at that.
+        let _ = self.unlock_flock();
+        let _ = self.set(libc::F_UNLCK, 0, 0);
+        self.close();
     }
 }
 
@@ -187,6 +206,16 @@ mod tests {
         assert!(other.try_byte(0, Mode::Exclusive)? && other.conflict(0, FAR)?.is_none());
         one.unlock_flock()?;
         assert!(other.try_flock()? && !one.try_byte(0, Mode::Shared)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_drop_unlocks_though_a_copy_lives_on() -> io::Result<()> {
+        let (one, other) = pair()?;
+        assert!(one.try_byte(FAR, Mode::Exclusive)? && one.try_flock()?);
+        let _copy = one.file.try_clone()?;
+        drop(one);
+        assert!(other.try_byte(FAR, Mode::Exclusive)? && other.try_flock()?);
         Ok(())
     }
 

@@ -158,3 +158,43 @@ fn refused(error: &io::Error) -> bool {
 fn round_up(len: u64) -> io::Result<u64> {
     len.checked_next_multiple_of(GRAIN).filter(|&size| i64::try_from(size).is_ok()).ok_or_else(|| Errno::NOMEM.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::map::Map;
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    const MIB: u64 = 1 << 20;
+
+    fn file(len: u64) -> io::Result<File> {
+        let file = tempfile::tempfile()?;
+        file.set_len(len)?;
+        Ok(file)
+    }
+
+    #[test]
+    fn settles_for_less_address_space() -> io::Result<()> {
+        let file = file(MIB)?;
+        let map = Map::shared(&file, true, 65_536, u64::MAX)?;
+        assert!(map.reserved() < 1 << 46, "{}", map.reserved());
+        assert!(map.reserved() > 1 << 34, "{}", map.reserved());
+        Ok(())
+    }
+
+    #[test]
+    fn private_has_a_fixed_room() -> io::Result<()> {
+        let file = file(4097)?;
+        file.write_all_at(b"x", 4096)?;
+        let map = Map::private(&file, MIB)?;
+        assert_eq!((map.len(), map.bytes(4096, 1)), (4097, Some(&b"x"[..])));
+        assert!(map.store(0, b"header") && map.reserved() >= 3 * MIB);
+        map.set_len(map.reserved())?;
+        assert!(map.bytes(4097, map.reserved() - 4097).is_some_and(|rest| rest.iter().all(|&b| b == 0)));
+        let error = map.set_len(map.reserved() + 1).expect_err("no more room");
+        assert!(error.kind() == io::ErrorKind::OutOfMemory);
+        assert!(Map::private(&file, u64::MAX).is_err());
+        assert_eq!(Map::private(&tempfile::tempfile()?, 0)?.bytes(0, 1), None);
+        Ok(())
+    }
+}

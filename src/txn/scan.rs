@@ -7,6 +7,9 @@ use crate::control::Core;
 use crate::error::Result;
 use crate::index::page::Slot;
 
+/// Records that are asked for ahead of their turn: about as many misses as a core has under way.
+const AHEAD: usize = 8;
+
 /// All pairs of a snapshot. Made by `ReadTxn::iter`.
 pub struct Iter<'t> {
     core: &'t Core,
@@ -35,7 +38,10 @@ impl<'t> Iter<'t> {
 
     fn step(&mut self) -> Result<Option<(&'t [u8], &'t [u8])>> {
         loop {
-            for slot in self.slots.by_ref() {
+            while let Some(slot) = self.slots.next() {
+                if let Some(ahead) = self.slots.as_slice().get(AHEAD) {
+                    self.core.map.prefetch(ahead.pointer.position());
+                }
                 let newest = self.core.record(slot.pointer.position())?;
                 if let Some(record) = self.core.version_at(newest, self.seq)? {
                     return Ok(Some((record.key(), record.value())));

@@ -28,8 +28,8 @@ impl<'db> WriteTxn<'db> {
     pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         self.engine.check_fork()?;
         let hash = self.hash(key);
-        if let Some(entry) = self.writer.batch.find(hash, key) {
-            return Ok((entry.kind == Kind::Put).then(|| self.writer.batch.value(entry)));
+        if let Some(entry) = self.writer.batch().find(hash, key) {
+            return Ok((entry.kind == Kind::Put).then(|| self.writer.batch().value(entry)));
         }
         let newest = self.engine.core.find(hash, key)?;
         Ok(newest.filter(|record| !record.is_tombstone()).map(|record| record.value()))
@@ -44,7 +44,7 @@ impl<'db> WriteTxn<'db> {
         self.engine.core.check_lengths(key, value)?;
         let hash = self.hash(key);
         let prev = self.newest(hash, key)?.map_or(0, |record| record.position);
-        self.writer.batch.push(Kind::Put, hash, key, value, prev);
+        self.writer.batch_mut().push(Kind::Put, hash, key, value, prev);
         Ok(())
     }
 
@@ -52,12 +52,12 @@ impl<'db> WriteTxn<'db> {
     pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
         self.engine.check_fork()?;
         let hash = self.hash(key);
-        let written = self.writer.batch.find(hash, key).map(|entry| entry.kind);
+        let written = self.writer.batch().find(hash, key).map(|entry| entry.kind);
         let stored = self.newest(hash, key)?.map(|record| (record.position, record.is_tombstone()));
         match (written, stored) {
             (Some(Kind::Delete), _) => return Ok(false),
-            (_, Some((prev, false))) => self.writer.batch.push(Kind::Delete, hash, key, &[], prev),
-            (Some(_), _) => self.writer.batch.withdraw(hash, key),
+            (_, Some((prev, false))) => self.writer.batch_mut().push(Kind::Delete, hash, key, &[], prev),
+            (Some(_), _) => self.writer.batch_mut().withdraw(hash, key),
             (None, _) => return Ok(false),
         }
         Ok(true)
@@ -79,10 +79,11 @@ impl<'db> WriteTxn<'db> {
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;
-        let (seq, wait) = if writer.batch.is_empty() {
+        let (seq, wait) = if writer.batch().is_empty() {
             (engine.core.ends().0, durability == Durability::Immediate)
         } else {
-            let committed = engine.commit_batch(&mut writer.batch, durability)?;
+            let committed = engine.commit_batch(writer.batch_mut(), durability)?;
+            writer.keep = !committed.wait;
             (committed.seq, committed.wait)
         };
         drop(writer);
