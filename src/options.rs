@@ -30,6 +30,9 @@ pub enum WriterLock {
 
 /// Options for opening a store.
 ///
+/// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout` and `writer_lock` are those
+/// of the first one, `durability` is each handle's own.
+///
 /// ```
 /// # fn main() -> slotdb::Result<()> {
 /// # let dir = tempfile::tempdir().unwrap();

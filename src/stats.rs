@@ -121,7 +121,7 @@ impl Core {
             match extent.state().kind() {
                 Kind::Log => {
                     space.log += bytes;
-                    space.live += extent.live();
+                    space.live = space.live.saturating_add(extent.live());
                     space.segments += 1;
                 }
                 Kind::Free => space.free += self.geometry.extent,

@@ -46,13 +46,18 @@ impl Engine {
         }
         let mapped = durability == Durability::Eventual && seq - core.get(Word::LastImmediate).min(seq) > CALM;
         let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after));
-        done.map_err(|e| Error::InDoubt { path: core.path.clone(), seq, source: Box::new(e) })?;
+        done.map_err(|e| self.in_doubt(seq, e))?;
         let wait = durability == Durability::Immediate || core.get(Word::Durable) < core.get(Word::LastImmediate);
         if !wait {
             core.lift(Word::Visible, seq);
         }
         core.set(Word::WriterActive, 0);
         Ok(Committed { seq, wait })
+    }
+
+    /// The error of a commit whose first byte was written.
+    pub fn in_doubt(&self, seq: u64, source: Error) -> Error {
+        Error::InDoubt { path: self.core.path.clone(), seq, source: Box::new(source) }
     }
 
     fn salt(&self) -> Result<[u8; 16]> {

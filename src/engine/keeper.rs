@@ -61,9 +61,6 @@ impl Engine {
             keeper.wake.notify_one();
             thread.take()
         };
-        if self.is_forked() {
-            return;
-        }
         if let Some(thread) = thread
             && thread.join().is_err()
         {

@@ -328,9 +328,13 @@ impl Engine {
     /// Ends the use of the store by this process: the last one to leave makes a checkpoint if a replay would take long.
     pub fn shut_down(&self) -> Result<()> {
         let core = &self.core;
+        if self.is_forked() {
+            // The threads, and whoever held a mutex at the fork, are the parent's.
+            return Ok(());
+        }
         self.join_background();
         self.stop_keeper();
-        if self.is_forked() || !core.writable {
+        if !core.writable {
             return Ok(());
         }
         let deadline = Deadline::new(CLOSE_WAIT);

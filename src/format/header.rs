@@ -16,6 +16,8 @@ pub const MAGIC: [u8; 8] = *b"slotdb\r\n";
 pub const VERSION: u32 = 1;
 /// Incompatible features this code knows: none yet.
 pub const KNOWN_FEATURES: u32 = 0;
+/// No count of a real store comes near this; seqs have four more bits.
+const MOST: u64 = 1 << 48;
 /// Bytes of a header slot.
 pub const HEADER_LEN: usize = 512;
 
@@ -144,6 +146,10 @@ impl Header {
             || self.blob_end().is_none_or(|end| end > self.file_len.get())
         {
             "blob position"
+        } else if self.seq.get() > MOST || self.generation.get() > MOST {
+            "seq"
+        } else if self.live_keys.get() > MOST || self.live_bytes.get() > MOST {
+            "live counts"
         } else {
             return Ok(());
         };

@@ -74,8 +74,8 @@ impl<'db> WriteTxn<'db> {
     /// but the lock's. With nothing to write, an Immediate commit still waits until what it may have read is durable.
     ///
     /// # Errors
-    /// `Full`, `MaxSize`: nothing was written, the transaction is undone. `InDoubt`: unknown, see there. `Poisoned`: a sync
-    /// failed, whether the commit is there shows after reopening.
+    /// `Full`, `MaxSize`, `Poisoned`: nothing was written, the transaction is undone. `InDoubt`: a write or sync failed midway; the
+    /// commit is there whole or not at all, which shows on reading, or after a failed sync on reopening.
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;
@@ -86,11 +86,16 @@ impl<'db> WriteTxn<'db> {
             writer.keep = !committed.wait;
             (committed.seq, committed.wait)
         };
+        let wrote = !writer.batch().is_empty();
         drop(writer);
         if wait {
-            engine.wait_durable(seq)?;
+            let unknown = |e| if wrote { engine.in_doubt(seq, e) } else { e };
+            engine.wait_durable(seq).map_err(unknown)?;
         }
-        engine.checkpoint_if_due()?;
+        if let Err(e) = engine.checkpoint_if_due() {
+            // The commit stands; the next one tries again.
+            log::warn!("checkpoint: {e}");
+        }
         Ok(seq)
     }
 
