@@ -32,6 +32,8 @@ pub mod bytes {
     pub const PROCESS: u64 = OPEN + (1 << 20);
     /// One byte a seq: pins of read-only openers.
     pub const PIN: u64 = 1 << 61;
+    /// One byte a checkpoint generation: read-only openers that are alone hold the one they have recovered from.
+    pub const GENERATION: u64 = 1 << 60;
 }
 
 /// Lanes a process spreads its threads over; each keeps a cell.

@@ -71,15 +71,20 @@ impl Core {
 
     /// The image that a header names, unless a later checkpoint has begun to replace it.
     fn check_blob(&self, slot: u64, header: &Header, report: &mut Report) {
-        let Some(bytes) = self.bytes(header.blob_position.get(), header.blob_len.get()) else {
-            return report.add(slot, "the header names a blob beyond the end of the file");
+        // Private memory still shows the headers of the file, where a later writer may have made a checkpoint of its own.
+        let still = || {
+            let own = self.shared || header.generation.get() == self.get(Word::Generation);
+            own && header.seq.get() == self.get(Word::Checkpoint)
         };
-        let right = crc32fast::hash(bytes) == header.blob_crc.get();
-        let blob = if right { Blob::decode(bytes, self.extents()) } else { Err("checksum of the checkpoint blob") };
-        let still = || header.seq.get() == self.get(Word::Checkpoint);
+        let position = header.blob_position.get();
+        let blob = match self.bytes(position, header.blob_len.get()) {
+            None => Err("the checkpoint blob lies beyond the end of the file"),
+            Some(bytes) if crc32fast::hash(bytes) != header.blob_crc.get() => Err("checksum of the checkpoint blob"),
+            Some(bytes) => Blob::decode(bytes, self.extents()),
+        };
         match blob {
             Ok(blob) => self.check_frozen_pages(&blob, &still, report),
-            Err(what) if still() => report.add(header.blob_position.get(), what),
+            Err(what) if still() => report.add(position, format!("{what}, named by the header slot at {slot}")),
             Err(_) => {}
         }
     }

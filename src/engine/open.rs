@@ -89,7 +89,10 @@ fn open_existing(path: &Path, options: &Options) -> Result<Arc<Handle>> {
         return Ok(handle);
     }
     let handle = Arc::new(Handle { engine: attach(path, options)?, closed: false });
-    registry.insert(key, Arc::downgrade(&handle));
+    if handle.engine.core.shared {
+        // What was replayed in private memory is of its moment: the next opener wants its own.
+        registry.insert(key, Arc::downgrade(&handle));
+    }
     Ok(handle)
 }
 
@@ -294,14 +297,15 @@ impl Core {
         let io = |e| self.io("lock", None, e);
         match role {
             Role::First => {
-                let readers = self.locks.conflict(bytes::READ_ONLY, 1).map_err(io)?.is_some();
-                self.recover(header, readers)?;
+                let older = self.locks.conflict(bytes::GENERATION, header.generation.get()).map_err(io)?;
+                self.recover(header, older.is_some())?;
                 self.locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;
             }
             Role::ReadsAlone => {
                 self.recover(header, false)?;
-                let pin = bytes::PIN + self.get(Word::Visible);
-                self.locks.try_byte(pin, Mode::Shared).map_err(io)?;
+                for byte in [bytes::PIN + self.get(Word::Visible), bytes::GENERATION + header.generation.get()] {
+                    self.locks.try_byte(byte, Mode::Shared).map_err(io)?;
+                }
             }
             Role::Joins | Role::ReadsShared => self.join()?,
         }

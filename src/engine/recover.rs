@@ -37,7 +37,8 @@ struct Plan {
 impl Core {
     /// Recovers the store from `header`, the newest valid one, and sets up the shared words. Alone on the store.
     ///
-    /// `readers`: read-only openers may still use what nobody else does, so nothing is free at once.
+    /// `readers`: read-only openers have recovered from an older checkpoint and may still use what this one does not name, so
+    /// nothing is free at once.
     pub fn recover(&self, header: &Header, readers: bool) -> Result<()> {
         let found = self.read_log(header)?;
         if self.shared {
