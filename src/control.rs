@@ -75,7 +75,7 @@ pub enum Word {
     WriterWanted = 53,
     /// Futex: counts waiters that got the lock.
     WriterTaken = 54,
-    /// A flush is under way.
+    /// A flush is under way: process number + 1 of its leader.
     SyncActive = 56,
     /// The log is durable up to this position.
     Cursor = 57,
@@ -107,6 +107,8 @@ pub enum Word {
     RetiredPages = 111,
     /// Hard bound of the file in bytes; 0: none.
     MaxSize = 113,
+    /// The bound that the durable header has.
+    MaxSizeStored = 114,
     /// Reader cells in use lie below this.
     CellsUsed = 120,
     /// Positions of the extent table's chunks.
@@ -256,18 +258,25 @@ impl Core {
     /// Extends the map if another process has grown the file over this range.
     #[cold]
     fn follow_growth(&self, position: u64, len: u64) -> Option<()> {
-        let file = self.get(Word::Extents).checked_mul(self.geometry.extent)?;
-        let grown = position.checked_add(len)? <= file && self.map.len() < file;
+        let grown = position.checked_add(len)? > self.map.len() && self.map.len() < self.shared_len()?;
         if !grown {
             return None;
         }
-        match self.map.set_len(file) {
-            Ok(()) => Some(()),
-            Err(e) => {
-                log::error!("{}: cannot map {file} bytes: {e}", self.path.display());
-                None
-            }
+        self.cover().inspect_err(|e| log::error!("{e}")).ok()
+    }
+
+    /// Extends the map to what any process has grown the file to. Whoever goes on under a lock does this first: afterwards
+    /// "beyond the map" means "beyond the file".
+    pub fn cover(&self) -> Result<()> {
+        let len = self.shared_len().ok_or_else(|| self.corrupt(self.geometry.extent, "count of extents"))?;
+        if self.map.len() >= len {
+            return Ok(());
         }
+        self.map.set_len(len).map_err(|e| self.io("map", len, e))
+    }
+
+    fn shared_len(&self) -> Option<u64> {
+        self.get(Word::Extents).checked_mul(self.geometry.extent)
     }
 
     /// Loads a control word.
@@ -289,7 +298,8 @@ impl Core {
         self.word(word).fetch_max(value, Ordering::AcqRel);
     }
 
-    /// Adds to a count that only the holder of the writer lock changes.
+    /// Adds to a count that only the holder of the writer lock changes. A death beside it leaves the count a little off: whoever
+    /// finds that it cannot be right counts anew.
     pub fn add(&self, word: Word, difference: i64) {
         let cell = self.word(word);
         cell.store(cell.load(Ordering::Relaxed).saturating_add_signed(difference), Ordering::Relaxed);

@@ -112,7 +112,8 @@ impl Options {
         self
     }
 
-    /// Hard bound of the file in bytes, remembered by the store. Default: none at creation, else what it has.
+    /// Hard bound of the file in bytes; the store remembers it from its next checkpoint on. Default: none at creation, else what
+    /// it has.
     pub fn max_size(&mut self, bytes: u64) -> &mut Self {
         self.max_size = Some(bytes);
         self

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use crate::control::{Core, Word, load, store};
 use crate::error::Result;
 use crate::format::PAGE;
-use crate::format::extent::{Kind, PageState};
+use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::space::{Claim, reusable};
 
 impl Core {
@@ -44,8 +44,10 @@ impl Core {
         }
         self.sweep_pages()?;
         while self.get(Word::FreePages) < count {
-            let number = self.take_run(Kind::Index, 1, claim)?;
+            // Not an index extent before its page map is right: a death in between leaves it out of use.
+            let number = self.take_run(Kind::Fixed, 1, claim)?;
             self.format_index_extent(number);
+            self.extent(number).set_state(ExtentState::new(Kind::Index));
         }
         Ok(())
     }
@@ -77,6 +79,7 @@ impl Core {
             return None;
         }
         let end = self.position_of(number + 1);
+        let from = from.max(self.position_of(number) + self.geometry.map_pages() * PAGE);
         (from..end).step_by(PAGE as usize).find(|&p| self.page_state(p) == PageState::Free)
     }
 
@@ -103,8 +106,8 @@ impl Core {
     }
 
     fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64) {
-        let (mut freed, mut busy) = (0, 0);
-        for n in 0..self.geometry.pages() {
+        let (mut freed, mut busy) = (0, self.geometry.map_pages());
+        for n in busy..self.geometry.pages() {
             let position = self.position_of(number) + n * PAGE;
             match self.page_state(position) {
                 PageState::Retired { seq, seen } if reusable(seq, seen, horizon, checkpoint) => {

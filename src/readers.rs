@@ -274,18 +274,26 @@ impl Core {
     }
 
     fn claim_cell(&self) -> Result<u32> {
-        let owner = self.me();
-        let free = (0..CELLS).find(|&n| {
-            let cell = self.cell(n);
-            cell[CELL_OWNER].load(Ordering::Relaxed) == 0
-                // AcqRel: the cell is ours, and whatever its last owner did with it is past.
-                && cell[CELL_OWNER].compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        let Some(n) = free else {
-            return Err(Error::TooManyReaders { path: self.path.clone() });
-        };
+        let mut free = self.free_cell();
+        if free.is_none() {
+            // Dead processes own theirs until somebody sweeps them.
+            for number in 0..PROCESSES {
+                self.sweep_process(number)?;
+            }
+            free = self.free_cell();
+        }
+        let n = free.ok_or_else(|| Error::TooManyReaders { path: self.path.clone() })?;
         self.lift(Word::CellsUsed, n + 1);
         Ok(n as u32)
+    }
+
+    fn free_cell(&self) -> Option<u64> {
+        (0..CELLS).find(|&n| {
+            let owner = &self.cell(n)[CELL_OWNER];
+            owner.load(Ordering::Relaxed) == 0
+                // AcqRel: the cell is ours, and whatever its last owner did with it is past.
+                && owner.compare_exchange(0, self.me(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
     }
 
     /// The least seq that a snapshot may read, now or later. Sweeps dead processes if one of them holds it back.
@@ -429,11 +437,12 @@ impl Core {
         (0..used).filter_map(pin).collect()
     }
 
-    /// Who holds the writer lock, as far as the words tell.
-    pub fn holder(&self) -> Option<Holder> {
-        let number = self.get(Word::Holder).checked_sub(1).filter(|&n| n < PROCESSES)?;
-        let (pid, command, _) = self.process_entry(number)?;
-        Some(Holder { pid, command, since: time(self.get(Word::HolderSince)) })
+    /// Who holds a lock, as far as its word (process number + 1) tells, and since when it has or might have had it.
+    pub fn holder(&self, word: u64) -> Option<Holder> {
+        let number = word.checked_sub(1).filter(|&n| n < PROCESSES)?;
+        let (pid, command, attached) = self.process_entry(number)?;
+        let since = if self.get(Word::Holder) == word { self.get(Word::HolderSince) } else { attached };
+        Some(Holder { pid, command, since: time(since) })
     }
 }
 

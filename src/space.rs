@@ -139,14 +139,17 @@ impl Core {
     /// Hands out `run` extents in a row.
     pub fn take_run(&self, kind: Kind, run: u64, claim: Claim) -> Result<u64> {
         self.ensure_free(run, claim)?;
-        let first = match self.find_free(run) {
-            Some(first) => first,
-            None => {
-                self.grow(run)?;
-                let grown = self.find_free(run);
-                grown.ok_or_else(|| self.corrupt(0, "the extent table lost extents that were just added"))?
-            }
-        };
+        let mut found = self.find_free(run);
+        if found.is_none() {
+            self.recount();
+            self.ensure_free(run, claim)?;
+            found = self.find_free(run);
+        }
+        if found.is_none() {
+            self.grow(run)?;
+            found = self.find_free(run);
+        }
+        let first = found.ok_or_else(|| self.corrupt(0, "the extent table lost extents that were just added"))?;
         self.mark_run(first, run, kind);
         self.add(Word::Free, -(run as i64));
         self.set(Word::FreeHint, first + run);
@@ -191,9 +194,25 @@ impl Core {
         if self.get(Word::Free) >= need {
             return Ok(());
         }
+        self.recount();
         self.sweep_extents()?;
         let free = self.get(Word::Free);
         if free >= need { Ok(()) } else { self.grow(need - free) }
+    }
+
+    /// Counts free and retired extents anew: writers may have died beside the counts.
+    fn recount(&self) {
+        let (mut free, mut retired) = (0, 0);
+        for n in 0..self.extents() {
+            let extent = self.extent(n);
+            match extent.state().kind() {
+                Kind::Free => free += 1,
+                Kind::Retired => retired += extent.run(),
+                _ => {}
+            }
+        }
+        self.set(Word::Free, free);
+        self.set(Word::Retired, retired);
     }
 
     /// Extents kept for deletes, checkpoints and recovery: the next blob, a segment, an extent of page copies, and the
@@ -252,6 +271,7 @@ impl Core {
 
     fn grow_by(&self, count: u64, by: u64) -> Result<()> {
         let extent = self.geometry.extent;
+        self.forget_lost_chunks(count);
         let tables = self.missing_chunks(count + by);
         let table: u64 = tables.iter().map(|&(_, extents)| extents).sum();
         let (position, end) = (self.position_of(count), self.position_of(count + by + table));
@@ -282,10 +302,19 @@ impl Core {
         for n in count + table..count + table + by {
             self.extent(n).set_state(ExtentState::new(Kind::Free));
         }
-        self.add(Word::Free, by as i64);
         self.set(Word::Extents, self.extent_of(end));
+        self.add(Word::Free, by as i64);
         log::debug!("{}: grown to {} extents of {extent} bytes", self.path.display(), self.extent_of(end));
         Ok(())
+    }
+
+    /// Forgets chunks of a growth whose writer died before it was published: their extents are not in the file yet.
+    fn forget_lost_chunks(&self, count: u64) {
+        for chunk in 1..CHUNKS {
+            if load(self.chunk(chunk)) >= self.position_of(count) {
+                store(self.chunk(chunk), 0);
+            }
+        }
     }
 
     /// Chunks that the table still needs for `count` extents and for the chunks themselves, with their extents.

@@ -59,19 +59,37 @@ impl Engine {
     fn checkpoint_locked(&self) -> Result<()> {
         let core = &self.core;
         let Some(mut image) = self.freeze()? else { return Ok(()) };
+        match self.write_image(&mut image) {
+            Ok(header) => core.write_headers(header)?,
+            Err(e) => {
+                // No header names the blob, so its space is free again; failing that, the next checkpoint frees it.
+                if self.lock_writer().map(|_writer| core.free_run(image.first)).is_err() {
+                    log::warn!("{}: the blob of a failed checkpoint stays until the next one", core.path.display());
+                }
+                return Err(e);
+            }
+        }
+        core.lift(Word::DurableEpoch, image.epoch);
+        core.set(Word::CheckpointLog, image.ends.log_total);
+        core.set(Word::MaxSizeStored, image.max_size);
+        core.lift(Word::Checkpoint, image.blob.seq);
+        // The checkpoint stands; if the lock is not to be had, the next one frees the old blob.
+        if let Ok(_writer) = self.lock_writer() {
+            core.free_blobs(image.first);
+        }
+        Ok(())
+    }
+
+    /// Log, pages and blob, durable; the header that may name them now.
+    fn write_image(&self, image: &mut Image) -> Result<Header> {
+        let core = &self.core;
         self.wait_durable(image.blob.seq)?;
-        core.sync_pages(&mut image)?;
+        core.sync_pages(image)?;
         let blob = image.blob.encode();
         let position = core.position_of(image.first);
         core.write(position, &blob)?;
         core.sync_range(position, blob.len() as u64).map_err(|e| core.poison(e))?;
-        core.write_headers(core.header_of(&image, &blob))?;
-        core.lift(Word::DurableEpoch, image.epoch);
-        core.set(Word::CheckpointLog, image.ends.log_total);
-        core.lift(Word::Checkpoint, image.blob.seq);
-        let _writer = self.lock_writer()?;
-        core.free_blobs(image.first);
-        Ok(())
+        Ok(core.header_of(image, &blob))
     }
 
     /// Fixes the image under the writer lock. None: the last checkpoint is of this very state.
@@ -79,7 +97,7 @@ impl Engine {
         let core = &self.core;
         let _writer = self.lock_writer()?;
         let (seq, ends) = core.ends();
-        if seq == core.get(Word::Checkpoint) {
+        if seq == core.get(Word::Checkpoint) && core.get(Word::MaxSize) == core.get(Word::MaxSizeStored) {
             return Ok(None);
         }
         let generation = core.get(Word::Generation) + 1;
@@ -242,7 +260,8 @@ impl Core {
     /// Makes the header durable in both slots. B first as it is: an earlier checkpoint may have died with it in flight,
     /// and A must not be touched before a whole slot is on the disk.
     fn write_headers(&self, header: Header) -> Result<()> {
-        assert!(header.check().is_ok(), "a checkpoint's header makes sense");
+        // The same test as on reading: a store whose counts are not to be believed is not written on.
+        header.check().map_err(|bad| self.corrupt(0, format!("the header of a checkpoint would be wrong: {bad:?}")))?;
         let b = self.geometry.slot_b();
         self.rewrite(b, HEADER_LEN as u64)?;
         self.sync_range(b, HEADER_LEN as u64).map_err(|e| self.poison(e))?;

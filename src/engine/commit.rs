@@ -123,8 +123,8 @@ impl Core {
             }
         }
         if header.kind() == Some(Kind::Put) {
-            ends.live_keys += 1;
-            ends.live_bytes += header.key_len() + header.value_len();
+            ends.live_keys = ends.live_keys.saturating_add(1);
+            ends.live_bytes = ends.live_bytes.saturating_add(header.key_len() + header.value_len());
         }
         Ok(())
     }

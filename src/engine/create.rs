@@ -37,6 +37,7 @@ pub fn create(path: &Path, options: &Options) -> Result<()> {
     temporary.as_file().sync_all().map_err(io("sync"))?;
     temporary.persist_noclobber(path).map_err(|e| match e.error.kind() {
         std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.to_path_buf() },
+        std::io::ErrorKind::NotFound => Error::NotFound { path: path.to_path_buf() },
         _ => io("link")(e.error),
     })?;
     file::sync_dir(&parent).map_err(io("sync of the directory"))

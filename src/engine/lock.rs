@@ -79,6 +79,7 @@ impl Engine {
         writer.batch.clear();
         let guard = WriterGuard { engine: self, writer, keep: false };
         core.check_poison()?;
+        core.cover()?;
         if core.get(Word::WriterActive) != 0 {
             self.take_over()?;
         }
@@ -204,7 +205,12 @@ impl Deadline {
 
     /// The error of a wait in vain, which names the holder.
     pub fn error(&self, core: &Core, what: &'static str) -> Error {
-        let holder = if what == "writer lock" { core.holder() } else { None };
+        let number = match what {
+            "writer lock" => core.get(Word::Holder),
+            "flush" => core.get(Word::SyncActive),
+            _ => 0,
+        };
+        let holder = core.holder(number);
         Error::Timeout { path: core.path.clone(), what, waited: self.elapsed(), holder }
     }
 }

@@ -68,31 +68,41 @@ pub fn open(path: &Path, options: &Options) -> Result<Arc<Handle>> {
     if options.create_new {
         create(path, options)?;
     }
-    loop {
-        match open_existing(path, options) {
-            Err(Error::NotFound { .. }) if options.create => match create(path, options) {
+    let opened = open_existing(path, options);
+    match opened {
+        Err(Error::NotFound { .. }) if options.create => {
+            match create(path, options) {
+                // Somebody else was faster.
                 Err(Error::Exists { .. }) | Ok(()) => {}
                 Err(e) => return Err(e),
-            },
-            opened => return opened,
+            }
+            open_existing(path, options)
         }
+        opened => opened,
     }
 }
 
 fn open_existing(path: &Path, options: &Options) -> Result<Arc<Handle>> {
     let identity = file::identity_of_path(path).map_err(|e| open_error(path, e))?;
     let key = (identity, options.read_only, fork::generation());
+    let known = || REGISTRY.lock().get_or_insert_default().get(&key).and_then(Weak::upgrade);
+    if let Some(handle) = known() {
+        return Ok(handle);
+    }
+    // Not under the registry's lock: this may wait for other processes.
+    let handle = Arc::new(Handle { engine: attach(path, options)?, closed: false });
+    if !handle.engine.core.shared {
+        // What was replayed in private memory is of its moment: the next opener wants its own.
+        return Ok(handle);
+    }
+    if let Some(other) = known() {
+        // Another thread was faster; two engines of one process would do no harm, but one is enough.
+        return Ok(other);
+    }
     let mut registry = REGISTRY.lock();
     let registry = registry.get_or_insert_default();
     registry.retain(|_, handle| handle.strong_count() > 0);
-    if let Some(handle) = registry.get(&key).and_then(Weak::upgrade) {
-        return Ok(handle);
-    }
-    let handle = Arc::new(Handle { engine: attach(path, options)?, closed: false });
-    if handle.engine.core.shared {
-        // What was replayed in private memory is of its moment: the next opener wants its own.
-        registry.insert(key, Arc::downgrade(&handle));
-    }
+    registry.insert(key, Arc::downgrade(&handle));
     Ok(handle)
 }
 
@@ -154,6 +164,8 @@ fn read_header(file: &File, path: &Path) -> Result<Header> {
                 if newest.is_none_or(|n| n.generation < b.generation) {
                     newest = Some(b);
                 }
+                // What lies behind the first one found may be a user's data.
+                break;
             }
             Ok(_) => {}
             Err(e @ (BadHeader::Version(_) | BadHeader::Features(_))) => worst = Some(e),
@@ -164,6 +176,8 @@ fn read_header(file: &File, path: &Path) -> Result<Header> {
     if let Some(BadHeader::Version(_) | BadHeader::Features(_)) = worst {
         return Err(bad_header(path, worst.unwrap_or(BadHeader::Magic), len));
     }
+    // The file may have grown since the first look at it.
+    let len = file.metadata().map_err(io)?.len();
     if len < header.file_len.get() {
         return Err(Error::Truncated { path: path.to_path_buf(), expected: header.file_len.get(), found: len });
     }

@@ -13,7 +13,7 @@ use crate::format::PAGE;
 use crate::format::blob::{BLOB_BLOB, BLOB_INDEX, BLOB_LOG, Blob};
 use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::format::header::{HEADER_LEN, Header};
-use crate::format::record::{RECORD_HEADER, RecordHeader};
+use crate::format::record::{RECORD_HEADER, RecordHeader, SEGMENT_HEADER, TAIL_ROOM};
 use crate::format::slot::{DirEntry, PAGE_WORDS, Root};
 use crate::log::replay::FoundBatch;
 use crate::space::Claim;
@@ -41,12 +41,18 @@ impl Core {
     /// nothing is free at once.
     pub fn recover(&self, header: &Header, readers: bool) -> Result<()> {
         let found = self.read_log(header)?;
+        let mut count = self.extent_of(self.map.len());
         if self.shared {
             self.mend_headers(header)?;
             self.make_log_durable(&found)?;
+            count = self.reserved_extents(header, &found)?;
         }
         self.clear_volatile()?;
-        let mut plan = self.plan(header, &found, readers)?;
+        // Private memory has no bound but its own.
+        self.set(Word::MaxSize, if self.shared { header.max_size.get() } else { 0 });
+        self.set(Word::MaxSizeStored, header.max_size.get());
+        self.set(Word::BlobLen, header.blob_len.get());
+        let mut plan = self.plan(header, &found, count, readers)?;
         self.write_tables(&mut plan)?;
         self.write_page_maps(&found, readers)?;
         self.write_directory(&found.blob)?;
@@ -125,8 +131,17 @@ impl Core {
         Ok(())
     }
 
-    fn plan(&self, header: &Header, found: &Found, readers: bool) -> Result<Plan> {
-        let count = self.extent_of(self.map.len());
+    /// Extents that have their space: a growth may have died before it had reserved what it added to the file.
+    fn reserved_extents(&self, header: &Header, found: &Found) -> Result<u64> {
+        let (known, len) = (header.file_len.get(), self.map.len());
+        if len <= known || self.disk.allocate(known, len - known).is_ok() {
+            return Ok(self.extent_of(self.map.len()));
+        }
+        let segments = found.batches.iter().flat_map(|b| &b.segments);
+        Ok(self.extent_of(segments.map(|&(position, len)| position + len).fold(known, u64::max)))
+    }
+
+    fn plan(&self, header: &Header, found: &Found, count: u64, readers: bool) -> Result<Plan> {
         let unused = if readers { ExtentState::retired(found.seq + 1, true) } else { ExtentState::new(Kind::Free) };
         let mut plan = Plan { extents: vec![(unused, 1, 0); count as usize] };
         for n in 0..self.geometry.fixed_extents() {
@@ -183,6 +198,13 @@ impl Core {
         };
         expect(header.log_position.get(), Kind::Log, "the log position does not lie in a segment")?;
         expect(header.blob_position.get(), Kind::Blob, "the blob does not lie in its extents")?;
+        let log = self.extent_of(header.log_position.get()) as usize;
+        let state = plan.extents[log].0;
+        let head = if state.kind() == Kind::Inner { log - state.number() as usize } else { log };
+        let (start, end) = (self.position_of(head as u64), self.position_of(head as u64 + plan.extents[head].1));
+        if !(start + SEGMENT_HEADER..=end - TAIL_ROOM).contains(&header.log_position.get()) {
+            return Err(self.corrupt(header.log_position.get(), "the log position leaves no room in its segment"));
+        }
         let map_end = self.geometry.map_pages() * PAGE;
         for page in &found.blob.pages {
             let position = page.position.get();
@@ -310,9 +332,6 @@ impl Core {
         self.set(Word::Lifetime, u64::from_le_bytes(lifetime));
         self.set(Word::Generation, header.generation.get());
         self.set(Word::Epoch, 1);
-        self.set(Word::BlobLen, header.blob_len.get());
-        // Private memory has no bound but its own.
-        self.set(Word::MaxSize, if self.shared { header.max_size.get() } else { 0 });
         self.set(Word::Checkpoint, header.seq.get());
         let ends = Ends {
             tail: header.log_position.get(),

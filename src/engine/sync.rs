@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
+use crate::engine::lock::Deadline;
 use crate::error::Result;
 use crate::readers::bytes;
 use crate::sys::futex;
@@ -17,9 +18,10 @@ const NAP: Duration = Duration::from_millis(5);
 const CHUNK: u64 = 1 << 20;
 
 impl Engine {
-    /// Returns when everything up to `seq` is durable, and then visible.
+    /// Returns when everything up to `seq` is durable, and then visible; `Timeout` if a leader does not get on.
     pub fn wait_durable(&self, seq: u64) -> Result<()> {
         let core = &self.core;
+        let deadline = Deadline::new(self.settings.lock_timeout);
         loop {
             let seen = core.get(Word::DurableWake);
             if core.get(Word::Durable) >= seq {
@@ -27,9 +29,13 @@ impl Engine {
                 return Ok(());
             }
             core.check_poison()?;
-            if !self.try_lead()? {
-                futex::wait(core.word(Word::DurableWake), seen, NAP);
+            if self.try_lead()? {
+                continue;
             }
+            if deadline.is_past() {
+                return Err(deadline.error(core, "flush"));
+            }
+            futex::wait(core.word(Word::DurableWake), seen, NAP);
         }
     }
 
@@ -55,10 +61,11 @@ impl Core {
     /// Makes the log durable from the durable cursor to the applied tail. Under the sync lock.
     fn flush(&self) -> Result<()> {
         self.check_poison()?;
+        self.cover()?;
         // Found set: its owner died and may have met an error that it could not tell. Bytes that a failed sync left
         // clean are made dirty again.
         let again = self.get(Word::SyncActive) != 0;
-        self.set(Word::SyncActive, 1);
+        self.set(Word::SyncActive, self.me().max(1));
         let (seq, ends) = self.ends();
         for (position, len) in self.log_between(self.get(Word::Cursor), ends.tail)? {
             if again {

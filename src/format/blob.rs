@@ -136,6 +136,10 @@ impl Blob {
     /// Pages tile the hash space once and lie in index extents; runs lie in the file and apart from each other.
     pub fn check(&self, extents: u64) -> Result<(), &'static str> {
         let mut covered = 0u64;
+        // A directory doubles only for a page that needs it.
+        if self.depth > self.pages.iter().map(|page| page.depth.get()).max().unwrap_or(0) + 1 {
+            return Err("directory deeper than its pages");
+        }
         for page in &self.pages {
             let (depth, bits) = (page.depth.get(), u64::from(page.suffix.get()));
             if depth > self.depth || suffix(bits, depth) != bits {

@@ -8,7 +8,7 @@ use std::mem::{offset_of, size_of};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{MAX_EXTENT, MIN_EXTENT};
+use super::{MAX_EXTENT, MAX_POSITION, MIN_EXTENT};
 
 /// First bytes of every store. The line ends catch transfers that translate them.
 pub const MAGIC: [u8; 8] = *b"slotdb\r\n";
@@ -139,6 +139,8 @@ impl Header {
         let field = if !extent.is_power_of_two() || !(MIN_EXTENT..=MAX_EXTENT).contains(&extent) {
             "extent size"
         } else if !self.file_len.get().is_multiple_of(extent) || self.file_len.get() < 4 * extent {
+            "file length"
+        } else if self.file_len.get() > MAX_POSITION {
             "file length"
         } else if !self.log_position.get().is_multiple_of(8) || self.log_position.get() >= self.file_len.get() {
             "log position"

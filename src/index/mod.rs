@@ -65,9 +65,13 @@ impl Core {
                     return self.subtract(old.position(), change);
                 }
                 Search::Absent => {
-                    let full = page.count() >= split_at(suffix(hash, entry.depth()), entry.depth());
-                    if (!full || entry.depth() >= MAX_DEPTH) && page.insert(tag(hash), pointer) {
-                        return self.add_live_at(record.position, record.header.len());
+                    let limit = split_at(suffix(hash, entry.depth()), entry.depth());
+                    if page.count() < limit || entry.depth() >= MAX_DEPTH && !page.is_full() {
+                        // Counted before it can be found: a death in between counts too much, never too little.
+                        self.add_live_at(record.position, record.header.len())?;
+                        if page.insert(tag(hash), pointer) {
+                            return Ok(());
+                        }
                     }
                     self.split(hash, entry, change)?;
                 }

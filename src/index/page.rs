@@ -114,6 +114,11 @@ impl<'a> Page<'a> {
         self.0[COUNT].load(Ordering::Relaxed) as u32 as usize
     }
 
+    /// Whether all slots are in use.
+    pub fn is_full(&self) -> bool {
+        self.count() >= LINES * SLOTS
+    }
+
     /// The hash bits its keys share.
     pub fn suffix(&self) -> u64 {
         self.0[SUFFIX].load(Ordering::Relaxed)

@@ -48,7 +48,11 @@ impl Core {
                 Kind::Put | Kind::Delete => found.records.push(at),
                 Kind::Session | Kind::Commit => {}
                 Kind::Link => {
-                    let (segment, len) = self.link(record.value(), found.segments.len())?;
+                    let (segment, len) = self.link(record.value())?;
+                    if found.segments.contains(&(segment, len)) {
+                        // Damaged links do not go round for ever.
+                        return None;
+                    }
                     found.pieces.push((piece, next - piece));
                     found.segments.push((segment, len));
                     piece = segment;
@@ -66,7 +70,7 @@ impl Core {
     }
 
     /// The segment a link names, if it can be one of this file.
-    fn link(&self, value: &[u8], links: usize) -> Option<(u64, u64)> {
+    fn link(&self, value: &[u8]) -> Option<(u64, u64)> {
         let link = Link::read_from_bytes(value).ok()?;
         let (position, len) = (link.position.get(), link.len.get());
         let extent = self.geometry.extent;
@@ -75,9 +79,7 @@ impl Core {
             && len.is_multiple_of(extent)
             && len > 0
             && position >= self.geometry.fixed_extents() * extent
-            && position.checked_add(len)? <= file
-            // A batch cannot have more segments than the file has extents: damaged links do not go round for ever.
-            && links as u64 <= file / extent;
+            && position.checked_add(len)? <= file;
         fits.then_some((position, len))
     }
 }

@@ -24,9 +24,6 @@ pub fn read_exact_at(file: &File, pos: u64, bytes: &mut [u8]) -> io::Result<()> 
 pub fn allocate(file: &File, pos: u64, len: u64) -> io::Result<()> {
     let before = file.metadata()?.len();
     let end = pos.checked_add(len).ok_or(Errno::FBIG)?;
-    if end > before {
-        file.set_len(end)?;
-    }
     reserve(file, pos, len, before).inspect_err(|_| {
         if end > before {
             // The error that is passed on says why; space that cannot be given back is only wasted.
@@ -40,6 +37,7 @@ fn reserve(file: &File, pos: u64, len: u64, before: u64) -> io::Result<()> {
         return Ok(());
     }
     match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), pos, len)) {
+        // What is not reserved must not be part of the file, so the space comes before the length.
         Err(Errno::OPNOTSUPP) => fill(file, before.max(pos), pos + len),
         done => Ok(done?),
     }
