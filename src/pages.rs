@@ -106,8 +106,9 @@ impl Core {
     }
 
     fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64) {
-        let (mut freed, mut busy) = (0, self.geometry.map_pages());
-        for n in busy..self.geometry.pages() {
+        let map_pages = self.geometry.map_pages();
+        let (mut freed, mut busy) = (0, map_pages);
+        for n in map_pages..self.geometry.pages() {
             let position = self.position_of(number) + n * PAGE;
             match self.page_state(position) {
                 PageState::Retired { seq, seen } if reusable(seq, seen, horizon, checkpoint) => {

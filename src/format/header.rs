@@ -138,9 +138,9 @@ impl Header {
         let extent = self.extent_size.get();
         let field = if !extent.is_power_of_two() || !(MIN_EXTENT..=MAX_EXTENT).contains(&extent) {
             "extent size"
-        } else if !self.file_len.get().is_multiple_of(extent) || self.file_len.get() < 4 * extent {
-            "file length"
-        } else if self.file_len.get() > MAX_POSITION {
+        } else if !self.file_len.get().is_multiple_of(extent)
+            || !(4 * extent..=MAX_POSITION).contains(&self.file_len.get())
+        {
             "file length"
         } else if !self.log_position.get().is_multiple_of(8) || self.log_position.get() >= self.file_len.get() {
             "log position"
