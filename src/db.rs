@@ -81,9 +81,7 @@ impl Db {
     /// # Errors
     /// As `WriteTxn::put` and `WriteTxn::commit`.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        let mut txn = self.begin_write()?;
-        txn.put(key, value)?;
-        txn.commit().map(drop)
+        self.write(|txn| txn.put(key, value))
     }
 
     /// Removes a key, in a transaction of its own; whether it was there.
@@ -91,10 +89,20 @@ impl Db {
     /// # Errors
     /// As `WriteTxn::delete` and `WriteTxn::commit`.
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
-        let mut txn = self.begin_write()?;
-        let was_there = txn.delete(key)?;
-        txn.commit()?;
-        Ok(was_there)
+        self.write(|txn| txn.delete(key))
+    }
+
+    /// One transaction; tried once more when the store was full, since that frees what only waited for a checkpoint.
+    fn write<R>(&self, work: impl Fn(&mut WriteTxn<'_>) -> Result<R>) -> Result<R> {
+        let once = || {
+            let mut txn = self.begin_write()?;
+            let done = work(&mut txn)?;
+            txn.commit().map(|_| done)
+        };
+        match once() {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) => once(),
+            done => done,
+        }
     }
 
     /// Begins a read transaction: a snapshot of the newest visible commit.

@@ -22,7 +22,9 @@ const MOST_GROWTH: u64 = 1 << 30;
 pub enum Claim {
     /// A batch with puts.
     Put,
-    /// Deletes, checkpoints, recovery.
+    /// A batch of deletes: it leaves what the next checkpoint needs, without which nothing is ever freed.
+    Delete,
+    /// Checkpoints, recovery.
     Reserve,
 }
 
@@ -190,7 +192,12 @@ impl Core {
 
     /// Makes sure that `run` extents can be handed out, and for puts that the standing reserve is left after it.
     pub fn ensure_free(&self, run: u64, claim: Claim) -> Result<()> {
-        let need = run + if claim == Claim::Put { self.standing_reserve() } else { 0 };
+        let need = run
+            + match claim {
+                Claim::Put => self.standing_reserve(),
+                Claim::Delete => self.next_blob(),
+                Claim::Reserve => 0,
+            };
         if self.get(Word::Free) >= need {
             return Ok(());
         }
@@ -218,8 +225,13 @@ impl Core {
     /// Extents kept for deletes, checkpoints and recovery: the next blob, a segment, an extent of page copies, and the
     /// working directory and table that a recovery needs are in use already.
     pub fn standing_reserve(&self) -> u64 {
+        2 + self.next_blob()
+    }
+
+    /// Extents of the next blob, at most.
+    fn next_blob(&self) -> u64 {
         let blob = self.get(Word::BlobLen) + self.extents() * 24;
-        2 + (blob + blob / 4).div_ceil(self.geometry.extent)
+        (blob + blob / 4).div_ceil(self.geometry.extent)
     }
 
     /// Turns retired extents into free ones where the rule of reuse allows it.

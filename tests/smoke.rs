@@ -1,6 +1,6 @@
 //! The store does its main job: create, put, get, reopen.
 
-use slotdb::{Db, Durability, Options};
+use slotdb::{Durability, Options};
 
 #[test]
 fn what_was_put_is_there_after_reopening() {
@@ -31,7 +31,6 @@ fn what_was_put_is_there_after_reopening() {
                 assert_eq!(db.get(b"key 200").expect("get").expect("there"), 200u32.to_le_bytes().repeat(25));
                 assert_eq!(db.begin_read().expect("read").iter().count() as u64, len - 1);
                 assert_eq!(db.check(true).expect("check"), []);
-                println!("{:?}", db.stats().expect("stats"));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! `check`: every header, page, record and pointer that a snapshot can reach.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
@@ -8,11 +9,14 @@ use crate::error::Result;
 use crate::format::blob::Blob;
 use crate::format::extent::{Kind, PageState};
 use crate::format::hash_key;
-use crate::format::header::{HEADER_LEN, Header};
+use crate::format::header::{BadHeader, HEADER_LEN, Header};
 use crate::format::record::{self, SEGMENT_HEADER, SegmentHeader};
 use crate::format::slot::{DirEntry, suffix, tag};
 use crate::index::page::Slot;
 use zerocopy::FromBytes;
+
+/// Looks at a header slot before it counts as bad.
+const LOOKS: usize = 5;
 
 /// Something wrong in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,16 +62,23 @@ impl Engine {
 impl Core {
     fn check_headers(&self, deep: bool, report: &mut Report) {
         for slot in [0, self.geometry.slot_b()] {
-            let Some(bytes) = self.map.bytes(slot, HEADER_LEN as u64) else {
-                report.add(slot, "header slot beyond the end of the file");
-                continue;
-            };
-            match Header::parse(bytes) {
+            match self.header_slot(slot) {
                 Ok(header) if deep => self.check_blob(slot, &header, report),
                 Ok(_) => {}
                 Err(bad) => report.add(slot, format!("header slot: {bad:?}")),
             }
         }
+    }
+
+    /// A header slot. A checkpointer may be writing it just now, so a bad one is looked at again.
+    fn header_slot(&self, slot: u64) -> std::result::Result<Header, BadHeader> {
+        let mut looks = (0..LOOKS).map(|_| {
+            let parsed = self.map.bytes(slot, HEADER_LEN as u64).map_or(Err(BadHeader::Magic), Header::parse);
+            parsed.inspect_err(|_| std::thread::sleep(Duration::from_millis(1)))
+        });
+        looks
+            .find(Result::is_ok)
+            .unwrap_or_else(|| self.map.bytes(slot, HEADER_LEN as u64).map_or(Err(BadHeader::Magic), Header::parse))
     }
 
     /// The image that a header names, unless a later checkpoint has begun to replace it.

@@ -143,6 +143,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Frees what only waits for a checkpoint, as far as that goes.
+    pub fn reclaim(&self) {
+        if let Err(e) = self.checkpoint() {
+            log::warn!("no checkpoint to free space: {e}");
+        }
+    }
+
     /// The limit that so much log has passed.
     fn due_at(&self, log: u64) -> Option<u64> {
         let least = self.settings.checkpoint_bytes.unwrap_or(LEAST_LOG);

@@ -120,7 +120,7 @@ impl Batch {
 
     /// Whether any write needs more than the standing reserve may give.
     pub fn claim(&self) -> Claim {
-        if self.entries().any(|e| e.kind == Kind::Put) { Claim::Put } else { Claim::Reserve }
+        if self.entries().any(|e| e.kind == Kind::Put) { Claim::Put } else { Claim::Delete }
     }
 
     /// The key of a write.

@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::engine::lock::WriterGuard;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::hash_key;
 use crate::format::record::Kind;
 use crate::log::Record;
@@ -74,7 +74,8 @@ impl<'db> WriteTxn<'db> {
     /// but the lock's. With nothing to write, an Immediate commit still waits until what it may have read is durable.
     ///
     /// # Errors
-    /// `Full`, `MaxSize`, `Poisoned`: nothing was written, the transaction is undone. `InDoubt`: a write or sync failed midway; the
+    /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free afterwards, so it
+    /// may be worth another try. `Poisoned`: likewise undone. `InDoubt`: a write or sync failed midway; the
     /// commit is there whole or not at all, which shows on reading, or after a failed sync on reopening.
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
@@ -82,7 +83,14 @@ impl<'db> WriteTxn<'db> {
         let (seq, wait) = if writer.batch().is_empty() {
             (engine.core.ends().0, durability == Durability::Immediate)
         } else {
-            let committed = engine.commit_batch(writer.batch_mut(), durability)?;
+            let committed = match engine.commit_batch(writer.batch_mut(), durability) {
+                Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => {
+                    drop(writer);
+                    engine.reclaim();
+                    return Err(full);
+                }
+                done => done?,
+            };
             writer.keep = !committed.wait;
             (committed.seq, committed.wait)
         };
