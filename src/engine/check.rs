@@ -72,13 +72,14 @@ impl Core {
 
     /// A header slot. A checkpointer may be writing it just now, so a bad one is looked at again.
     fn header_slot(&self, slot: u64) -> std::result::Result<Header, BadHeader> {
-        let mut looks = (0..LOOKS).map(|_| {
-            let parsed = self.map.bytes(slot, HEADER_LEN as u64).map_or(Err(BadHeader::Magic), Header::parse);
-            parsed.inspect_err(|_| std::thread::sleep(Duration::from_millis(1)))
-        });
-        looks
-            .find(Result::is_ok)
-            .unwrap_or_else(|| self.map.bytes(slot, HEADER_LEN as u64).map_or(Err(BadHeader::Magic), Header::parse))
+        let look = || self.map.bytes(slot, HEADER_LEN as u64).map_or(Err(BadHeader::Magic), Header::parse);
+        for _ in 0..LOOKS {
+            if let Ok(header) = look() {
+                return Ok(header);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        look()
     }
 
     /// The image that a header names, unless a later checkpoint has begun to replace it.
