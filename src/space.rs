@@ -22,7 +22,8 @@ const MOST_GROWTH: u64 = 1 << 30;
 pub enum Claim {
     /// A batch with puts.
     Put,
-    /// A batch of deletes: it leaves what the next checkpoint needs, without which nothing is ever freed.
+    /// A batch of deletes: it leaves what the next checkpoint needs, without which nothing is ever freed; and its page copies leave
+    /// a segment for its records.
     Delete,
     /// Checkpoints, recovery.
     Reserve,
@@ -140,11 +141,11 @@ impl Core {
 
     /// Hands out `run` extents in a row.
     pub fn take_run(&self, kind: Kind, run: u64, claim: Claim) -> Result<u64> {
-        self.ensure_free(run, claim)?;
+        self.ensure_free(kind, run, claim)?;
         let mut found = self.find_free(run);
         if found.is_none() {
             self.recount();
-            self.ensure_free(run, claim)?;
+            self.ensure_free(kind, run, claim)?;
             found = self.find_free(run);
         }
         if found.is_none() {
@@ -191,11 +192,11 @@ impl Core {
     }
 
     /// Makes sure that `run` extents can be handed out, and for puts that the standing reserve is left after it.
-    pub fn ensure_free(&self, run: u64, claim: Claim) -> Result<()> {
+    pub fn ensure_free(&self, kind: Kind, run: u64, claim: Claim) -> Result<()> {
         let need = run
             + match claim {
                 Claim::Put => self.standing_reserve(),
-                Claim::Delete => self.next_blob(),
+                Claim::Delete => self.next_blob() + u64::from(kind != Kind::Log),
                 Claim::Reserve => 0,
             };
         if self.get(Word::Free) >= need {

@@ -137,8 +137,12 @@ impl Blob {
     pub fn check(&self, extents: u64) -> Result<(), &'static str> {
         let mut covered = 0u64;
         // A directory doubles only for a page that needs it.
-        if self.depth > self.pages.iter().map(|page| page.depth.get()).max().unwrap_or(0) + 1 {
+        if self.depth > self.pages.iter().map(|page| page.depth.get()).max().unwrap_or(0).saturating_add(1) {
             return Err("directory deeper than its pages");
+        }
+        // Hashes are seeded, so no page gets 16 bits deeper than all pages together; a forged directory would fill the disk.
+        if self.depth > self.pages.len().max(1).ilog2() + 16 {
+            return Err("directory out of proportion to its pages");
         }
         for page in &self.pages {
             let (depth, bits) = (page.depth.get(), u64::from(page.suffix.get()));
