@@ -152,11 +152,9 @@ impl Engine {
 
     /// The limit that so much log has passed.
     fn due_at(&self, log: u64) -> Option<u64> {
-        let least = self.settings.checkpoint_bytes.unwrap_or(LEAST_LOG);
-        if log < least {
-            return None;
-        }
-        let limit = self.settings.checkpoint_bytes.unwrap_or_else(|| least.max(self.core.index_bytes() / 2));
+        // The index as the last freeze saw it: asked for on each commit, so it must cost no walk.
+        let index = self.core.get(Word::BlobLen) / size_of::<BlobPage>() as u64 * PAGE;
+        let limit = self.settings.checkpoint_bytes.unwrap_or(LEAST_LOG.max(index / 2));
         (log >= limit).then_some(limit)
     }
 

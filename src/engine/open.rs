@@ -19,10 +19,12 @@ use crate::engine::create::create;
 use crate::engine::lock::{Deadline, wait_for_byte};
 use crate::engine::{Engine, Settings};
 use crate::error::{Error, Result};
+use crate::format::extent::Kind;
 use crate::format::header::{BadHeader, HEADER_LEN, Header};
 use crate::format::{MAX_EXTENT, MIN_EXTENT};
 use crate::options::Options;
 use crate::readers::{Lanes, bytes};
+use crate::space::Claim;
 use crate::sys::disk::{Disk, FileDisk, PrivateDisk};
 use crate::sys::file::{self, FileSystem, Identity};
 use crate::sys::fork;
@@ -313,6 +315,9 @@ impl Core {
             Role::First => {
                 let older = self.locks.conflict(bytes::GENERATION, header.generation.get()).map_err(io)?;
                 self.recover(header, older.is_some())?;
+                if let Err(e) = self.ensure_free(Kind::Log, 0, Claim::Put) {
+                    log::warn!("no room for the standing reserve: {e}");
+                }
                 self.locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;
             }
             Role::ReadsAlone => {
