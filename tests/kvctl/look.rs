@@ -1,0 +1,156 @@
+//! Dump, load, stat, who.
+
+use crate::sandbox::{Sandbox, every_byte};
+use serde_json::json;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn dump_formats_are_pinned() {
+    let it = Sandbox::with(&[]);
+    it.run(&["put", "app.db", "k\t\u{e4}", "a\n\r\\\"\u{1f600}"]).prints("");
+    it.run(&["dump", "app.db"]).prints("{\"key\":\"k\\t\u{e4}\",\"value\":\"a\\n\\r\\\\\\\"\u{1f600}\"}\n");
+    it.run(&["dump", "app.db", "--format", "tsv"]).prints("k\\t\u{e4}\ta\\n\\r\\\\\"\u{1f600}\n");
+    it.run(&["del", "app.db", "k\t\u{e4}"]).prints("1\n");
+    it.feed(&["put", "app.db", "k"], b"\x00\xff\xe2\x82").prints("");
+    it.run(&["dump", "app.db", "--format", "jsonl"]).prints("{\"key\":\"k\",\"value\":{\"base64\":\"AP/igg==\"}}\n");
+    it.run(&["dump", "app.db", "--format", "tsv"]).prints(b"k\t\x00\\xff\\xe2\\x82\n");
+}
+
+#[test]
+fn dump_and_load_give_back_every_byte() {
+    let it = Sandbox::with(&[("", "empty key"), ("empty value", ""), ("both\\", "\\x41\\")]);
+    let db = it.db();
+    let mut txn = db.begin_write().expect("the lock is free");
+    for byte in 0..=255 {
+        txn.put(&[byte], &[byte]).expect("a put");
+        txn.put(&[b'k', byte, byte], &[0xc3, byte, b'v']).expect("a put");
+    }
+    txn.put(&every_byte(), &every_byte()).expect("a put");
+    txn.put(b"nothing at all", b"").expect("a put");
+    txn.commit().expect("a commit");
+    drop(db);
+    let expected = it.run(&["scan", "app.db", "--encoding", "hex"]);
+    assert_eq!(expected.lines().len(), 3 + 512 + 2);
+    for format in ["jsonl", "tsv"] {
+        let copy = format!("{format}.db");
+        let dump = it.run(&["dump", "app.db", "--format", format]);
+        it.feed(&["load", &copy, "--format", format], &dump.out).prints("517\n");
+        let loaded = it.run(&["scan", &copy, "--encoding", "hex"]);
+        assert_eq!(loaded.lines(), expected.lines(), "{format}");
+        it.run(&["check", &copy, "--deep"]).prints("clean\n");
+    }
+}
+
+#[test]
+fn load_takes_many_records_and_raw_bytes() {
+    let it = Sandbox::new();
+    let records: String = (0..2_500).map(|n| format!("key {n}\tvalue {n}\n")).collect();
+    it.feed(&["load", "app.db", "--format", "tsv"], records).prints("2500\n");
+    it.run(&["count", "app.db"]).prints("2500\n");
+    it.run(&["get", "app.db", "key 0", "key 2499"]).prints("value 0\nvalue 2499");
+    it.feed(&["load", "app.db", "--format", "tsv", "--eventual"], b"\xff\t\x00\r\n\nlast\t\xc3").prints("2\n");
+    it.run(&["get", "app.db", "ff", "--encoding", "hex"]).prints("000d");
+    it.run(&["get", "app.db", "last"]).prints(b"\xc3");
+}
+
+#[test]
+fn load_names_a_bad_line_and_keeps_those_before() {
+    let it = Sandbox::new();
+    let good = |from, to| -> String { (from..to).map(|n| format!("{{\"key\":\"{n}\",\"value\":\"v\"}}\n")).collect() };
+    for (bad, why) in [
+        ("{\"key\":\"a\"}", "value"),
+        ("{\"key\":\"a\",\"value\":\"b\",\"ttl\":5}", "ttl"),
+        ("{\"key\":\"a\",\"value\":{\"base64\":\"!\"}}", "base64"),
+        ("nonsense", "column 2"),
+    ] {
+        let input = format!("{}{bad}\n{}", good(0, 1_204), good(5_000, 5_001));
+        let run = it.feed(&["load", "app.db"], input);
+        run.fails(5, "line 1205");
+        run.fails(5, "after loading 1204 records");
+        run.fails(5, why);
+        it.run(&["count", "app.db"]).prints("1204\n");
+    }
+    it.feed(&["load", "app.db", "--format", "tsv"], "a\tb\nno tab\n").fails(5, "line 2");
+    it.feed(&["load", "app.db", "--format", "tsv"], "a\tb\tc\n").fails(5, "line 1");
+    it.feed(&["load", "app.db", "--format", "tsv"], "a\\q\tb\n").fails(5, "line 1");
+}
+
+#[test]
+fn stat_has_the_promised_fields() {
+    let it = Sandbox::with(&[("key", "value")]);
+    let stat = it.run(&["stat", "app.db", "--json"]).json();
+    for field in [
+        "file_bytes",
+        "live_keys",
+        "live_bytes",
+        "dead_bytes",
+        "free_bytes",
+        "index_bytes",
+        "segments",
+        "processes",
+        "readers",
+        "horizon",
+        "log_since_checkpoint_bytes",
+    ] {
+        assert!(stat[field].is_u64(), "{field} in {stat}");
+    }
+    for field in ["applied", "visible", "durable", "checkpoint"] {
+        assert!(stat["seq"][field].is_u64(), "seq.{field} in {stat}");
+    }
+    assert_eq!((&stat["live_keys"], &stat["live_bytes"]), (&json!(1), &json!(8)));
+    let length = fs::metadata(it.path("app.db")).expect("the store is there").len();
+    assert_eq!(stat["file_bytes"], length);
+    let text = it.run(&["stat", "app.db"]);
+    assert!(text.lines().contains(&"keys        1"), "{text:?}");
+}
+
+#[test]
+fn who_names_processes_pins_and_the_writer() {
+    let it = Sandbox::with(&[("a", "1")]);
+    let db = it.db();
+    let snapshot = db.begin_read().expect("a snapshot");
+    let txn = db.begin_write().expect("the lock is free");
+    let who = it.run(&["who", "app.db", "--json"]).json();
+    let processes = who["processes"].as_array().expect("a list");
+    assert_eq!(processes.len(), 1, "{who}");
+    let this = &processes[0];
+    assert_eq!(this["pid"], std::process::id());
+    assert_eq!(this["alive"], true);
+    assert_eq!(this["writer"], true);
+    assert!(this["command"].is_string() && this["attached_at"].is_string(), "{who}");
+    assert!(this["pins"][0]["seq"].is_u64(), "{who}");
+    let text = it.run(&["who", "app.db"]);
+    assert!(text.lines().iter().any(|line| line.starts_with("PID ")), "{text:?}");
+    drop((snapshot, txn));
+}
+
+#[test]
+fn reading_verbs_change_nothing() {
+    let it = Sandbox::with(&[("a", "1"), ("b", "2")]);
+    let before = fs::read(it.path("app.db")).expect("the store reads");
+    let read_only = Permissions::from_mode(0o444);
+    fs::set_permissions(it.path("app.db"), read_only).expect("the file is ours");
+    for args in [
+        &["get", "app.db", "a"][..],
+        &["scan", "app.db"],
+        &["count", "app.db"],
+        &["stat", "app.db"],
+        &["who", "app.db"],
+        &["check", "app.db", "--deep"],
+        &["dump", "app.db"],
+    ] {
+        let run = it.run(args);
+        assert_eq!(run.code, Some(0), "{args:?}: {run:?}");
+        assert!(fs::read(it.path("app.db")).expect("the store reads") == before, "{args:?}");
+    }
+}
+
+#[test]
+fn checkpoint_and_sync_are_silent() {
+    let it = Sandbox::with(&[]);
+    it.run(&["put", "app.db", "a", "1", "--eventual"]).prints("");
+    it.run(&["sync", "app.db"]).prints("");
+    it.run(&["checkpoint", "app.db"]).prints("");
+    it.run(&["get", "app.db", "a"]).prints("1");
+}
