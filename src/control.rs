@@ -1,6 +1,7 @@
 //! The shared words: extent 1, which all processes map, and the `Core` that every protocol works on.
 //!
-//! Nothing here is durable. The first opener sets it up, and recovery never reads it. Each word names who may change it.
+//! Nothing here is durable. The first opener sets it up, and recovery never reads it. Each word names who may change
+//! it.
 //!
 //! | word | changed by | under |
 //! |---|---|---|
@@ -109,6 +110,12 @@ pub enum Word {
     MaxSize = 113,
     /// The bound that the durable header has.
     MaxSizeStored = 114,
+    /// Extents of log segments in use.
+    LogExtents = 115,
+    /// The segment that the cleaner has in hand; 0: none.
+    CleanSegment = 116,
+    /// Where the cleaner goes on in it.
+    CleanAt = 117,
     /// Reader cells in use lie below this.
     CellsUsed = 120,
     /// Positions of the extent table's chunks.
@@ -265,8 +272,8 @@ impl Core {
         self.cover().inspect_err(|e| log::error!("{e}")).ok()
     }
 
-    /// Extends the map to what any process has grown the file to. Whoever goes on under a lock does this first: afterwards
-    /// "beyond the map" means "beyond the file".
+    /// Extends the map to what any process has grown the file to. Whoever goes on under a lock does this first:
+    /// afterwards "beyond the map" means "beyond the file".
     pub fn cover(&self) -> Result<()> {
         let len = self.shared_len().ok_or_else(|| self.corrupt(self.geometry.extent, "count of extents"))?;
         if self.map.len() >= len {
@@ -298,8 +305,8 @@ impl Core {
         self.word(word).fetch_max(value, Ordering::AcqRel);
     }
 
-    /// Adds to a count that only the holder of the writer lock changes. A death beside it leaves the count a little off: whoever
-    /// finds that it cannot be right counts anew.
+    /// Adds to a count that only the holder of the writer lock changes. A death beside it leaves the count a little
+    /// off: whoever finds that it cannot be right counts anew.
     pub fn add(&self, word: Word, difference: i64) {
         let cell = self.word(word);
         cell.store(cell.load(Ordering::Relaxed).saturating_add_signed(difference), Ordering::Relaxed);

@@ -170,15 +170,15 @@ impl Db {
         self.engine().processes()
     }
 
-    /// Looks at every header, page, pointer and record that a snapshot reaches; `deep` verifies each checksum too. What it
-    /// returns is what it found wrong.
+    /// Looks at every header, page, pointer and record that a snapshot reaches; `deep` verifies each checksum too.
+    /// What it returns is what it found wrong.
     pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
         self.engine().check_fork()?;
         self.engine().check(deep)
     }
 
-    /// Closes this handle, and with the last one of this process the store. The last process to close makes a checkpoint if
-    /// a replay would take long.
+    /// Closes this handle, and with the last one of this process the store. The last process to close makes a
+    /// checkpoint if a replay would take long.
     ///
     /// # Errors
     /// Those of that checkpoint. The store is closed all the same, and nothing that was committed is lost.

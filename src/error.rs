@@ -140,7 +140,8 @@ pub enum Error {
         /// What failed.
         source: Box<Error>,
     },
-    /// A sync failed: what is on the disk is unknown. No commits and no reads until all processes have closed the store.
+    /// A sync failed: what is on the disk is unknown. No commits and no reads until all processes have closed the
+    /// store.
     #[error("{}: a sync failed; close the store in all processes and open it again", path.display())]
     Poisoned {
         /// The store.

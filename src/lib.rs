@@ -22,8 +22,9 @@
 //! # }
 //! ```
 //!
-//! Any number of processes may have the store open. Readers take no lock and make no system call; writers wait for each
-//! other; a process that is killed at any instant leaves nothing to repair. See `README.md` for the guarantees and limits.
+//! Any number of processes may have the store open. Readers take no lock and make no system call; writers wait for
+//! each other; a process that is killed at any instant leaves nothing to repair. See `README.md` for the guarantees
+//! and limits.
 
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]

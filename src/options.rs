@@ -30,8 +30,8 @@ pub enum WriterLock {
 
 /// Options for opening a store.
 ///
-/// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout` and `writer_lock` are those
-/// of the first one, `durability` is each handle's own.
+/// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout`, `writer_lock` and
+/// `max_dead_ratio` are those of the first one, `durability` is each handle's own.
 ///
 /// ```
 /// # fn main() -> slotdb::Result<()> {
@@ -54,6 +54,7 @@ pub struct Options {
     pub(crate) checkpoint_bytes: Option<u64>,
     pub(crate) lock_timeout: Duration,
     pub(crate) writer_lock: WriterLock,
+    pub(crate) max_dead_ratio: f64,
 }
 
 impl Default for Options {
@@ -69,6 +70,7 @@ impl Default for Options {
             checkpoint_bytes: None,
             lock_timeout: Duration::from_secs(60),
             writer_lock: WriterLock::Adaptive,
+            max_dead_ratio: 0.4,
         }
     }
 }
@@ -93,8 +95,9 @@ impl Options {
 
     /// Opens for reading only: the file is never written, and need not be writable. Default: no.
     ///
-    /// Beside live writers such a handle sees their commits. Alone it reads the store as it is at this moment; a store
-    /// that was not closed cleanly is replayed in memory, and what others commit later is not seen until it is opened again.
+    /// Beside live writers such a handle sees their commits. Alone it reads the store as it is at this moment; a
+    /// store that was not closed cleanly is replayed in memory, and what others commit later is not seen until it is
+    /// opened again.
     pub fn read_only(&mut self, read_only: bool) -> &mut Self {
         self.read_only = read_only;
         self
@@ -112,8 +115,8 @@ impl Options {
         self
     }
 
-    /// Hard bound of the file in bytes; the store remembers it from its next checkpoint on. Default: none at creation, else what
-    /// it has.
+    /// Hard bound of the file in bytes; the store remembers it from its next checkpoint on. Default: none at
+    /// creation, else what it has.
     pub fn max_size(&mut self, bytes: u64) -> &mut Self {
         self.max_size = Some(bytes);
         self
@@ -144,13 +147,20 @@ impl Options {
         self
     }
 
+    /// Share of the log (0.1 to 0.9) that may be dead before this handle's commits also copy live records out of
+    /// mostly dead segments. Lower: a smaller file, more copying. Default: 0.4.
+    pub fn max_dead_ratio(&mut self, ratio: f64) -> &mut Self {
+        self.max_dead_ratio = ratio;
+        self
+    }
+
     /// Opens the store. Costs a replay of the log since the last checkpoint if nobody has it open and the last process
     /// did not close it.
     ///
     /// # Errors
-    /// `NotFound`, `Exists`, `Permission`; `NotAStore`, `Version`, `Features`, `Truncated`, `Corrupt` for a file that is no
-    /// store, newer, or damaged; `Timeout` while another process recovers it; `Unsupported` on network file systems. The file
-    /// is as it was.
+    /// `NotFound`, `Exists`, `Permission`; `NotAStore`, `Version`, `Features`, `Truncated`, `Corrupt` for a file that
+    /// is no store, newer, or damaged; `Timeout` while another process recovers it; `Unsupported` on network file
+    /// systems. The file is as it was.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Db> {
         self.check()?;
         Db::open_with(path.as_ref(), self)
@@ -163,6 +173,9 @@ impl Options {
         }
         if self.read_only && (self.create || self.create_new) {
             return invalid("a read-only handle cannot create a store");
+        }
+        if !(0.1..=0.9).contains(&self.max_dead_ratio) {
+            return invalid("max_dead_ratio must be from 0.1 to 0.9");
         }
         if self.reserve == 0 || self.reserve > 1 << 46 {
             return invalid("reserve must be from 1 byte to 64 TiB");

@@ -1,8 +1,8 @@
 //! Pins, the horizon, and the processes that own them.
 //!
 //! A reader announces the seq it reads in a cell of its own and looks again; whoever reuses space loads visible first
-//! and scans the cells after (the reader table of LMDB, with hazard-pointer ordering: Michael, "Hazard Pointers", 2004).
-//! Read-only openers cannot write cells: they hold a shared byte lock whose place is the seq.
+//! and scans the cells after (the reader table of LMDB, with hazard-pointer ordering: Michael, "Hazard Pointers",
+//! 2004). Read-only openers cannot write cells: they hold a shared byte lock whose place is the seq.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -170,8 +170,8 @@ impl Core {
     fn look_again(&self, cell: &AtomicU64, mut seq: u64) -> u64 {
         loop {
             if !cfg!(target_arch = "x86_64") {
-                // SeqCst fence: pairs with the one in `scan_cells`. Either the scan sees this cell, or this load sees the
-                // `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself.
+                // SeqCst fence: pairs with the one in `scan_cells`. Either the scan sees this cell, or this load sees
+                // the `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself.
                 fence(Ordering::SeqCst);
             }
             let again = self.get(Word::Visible);
@@ -304,6 +304,11 @@ impl Core {
         let (oldest, newest) = self.scan_cells();
         let oldest = if oldest < newest && self.sweep_dead(newest)? { self.scan_cells().0 } else { oldest };
         self.oldest_byte_pin(oldest)
+    }
+
+    /// The oldest pin in a cell, or visible. A hint: it asks for neither dead processes nor read-only openers.
+    pub fn oldest_pin(&self) -> u64 {
+        self.scan_cells().0
     }
 
     /// The oldest pin in a cell, or visible; and visible.

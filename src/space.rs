@@ -1,8 +1,8 @@
 //! Extents: handed out, retired, reused; the growth of the file; the standing reserve.
 //!
 //! The extent table has one entry an extent: state, length of the run, bytes of live records, position of the next
-//! segment. It lies in chunks, each as large as all before it, so that it grows without moving. Everything here runs under the writer
-//! lock, or alone.
+//! segment. It lies in chunks, each as large as all before it, so that it grows without moving. Everything here runs
+//! under the writer lock, or alone.
 //!
 //! The one rule of reuse, for extents and pages: what was retired at F may be handed out when no reader is older than F
 //! and, if a checkpoint may name it, the durable checkpoint is F or later.
@@ -22,8 +22,8 @@ const MOST_GROWTH: u64 = 1 << 30;
 pub enum Claim {
     /// A batch with puts.
     Put,
-    /// A batch of deletes: it leaves what the next checkpoint needs, without which nothing is ever freed; and its page copies leave
-    /// a segment for its records.
+    /// A batch of deletes: it leaves what the next checkpoint needs, without which nothing is ever freed; and its
+    /// page copies leave a segment for its records.
     Delete,
     /// Checkpoints, recovery.
     Reserve,
@@ -155,6 +155,9 @@ impl Core {
         let first = found.ok_or_else(|| self.corrupt(0, "the extent table lost extents that were just added"))?;
         self.mark_run(first, run, kind);
         self.add(Word::Free, -(run as i64));
+        if kind == Kind::Log {
+            self.add(Word::LogExtents, run as i64);
+        }
         self.set(Word::FreeHint, first + run);
         Ok(first)
     }
@@ -174,6 +177,9 @@ impl Core {
     /// Gives a run back at once: nobody can have seen it.
     pub fn free_run(&self, first: u64) {
         let run = self.extent(first).run();
+        if self.extent(first).state().kind() == Kind::Log {
+            self.add(Word::LogExtents, -(run as i64));
+        }
         for n in 0..run {
             let extent = self.extent(first + n);
             extent.0[1].store(1, Ordering::Relaxed);
@@ -185,6 +191,12 @@ impl Core {
     /// Puts a run out of use at `seq`.
     pub fn retire_run(&self, first: u64, seq: u64, seen: bool) {
         let head = self.extent(first);
+        if head.state().kind() == Kind::Log {
+            self.add(Word::LogExtents, -(head.run() as i64));
+            if self.get(Word::CleanSegment) == self.position_of(first) {
+                self.set(Word::CleanSegment, 0);
+            }
+        }
         if head.state().kind() != Kind::Retired {
             head.set_state(ExtentState::retired(seq, seen));
             self.add(Word::Retired, head.run() as i64);
@@ -208,17 +220,19 @@ impl Core {
         if free >= need { Ok(()) } else { self.grow(need - free) }
     }
 
-    /// Counts free and retired extents anew: writers may have died beside the counts.
-    fn recount(&self) {
-        let (mut free, mut retired) = (0, 0);
+    /// Counts free, retired and log extents anew: writers may have died beside the counts.
+    pub fn recount(&self) {
+        let (mut free, mut retired, mut log) = (0, 0, 0);
         for n in 0..self.extents() {
             let extent = self.extent(n);
             match extent.state().kind() {
                 Kind::Free => free += 1,
                 Kind::Retired => retired += extent.run(),
+                Kind::Log => log += extent.run(),
                 _ => {}
             }
         }
+        self.set(Word::LogExtents, log);
         self.set(Word::Free, free);
         self.set(Word::Retired, retired);
     }

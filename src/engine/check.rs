@@ -84,7 +84,8 @@ impl Core {
 
     /// The image that a header names, unless a later checkpoint has begun to replace it.
     fn check_blob(&self, slot: u64, header: &Header, report: &mut Report) {
-        // Private memory still shows the headers of the file, where a later writer may have made a checkpoint of its own.
+        // Private memory still shows the headers of the file, where a later writer may have made a checkpoint of its
+        // own.
         let still = || {
             let own = self.shared || header.generation.get() == self.get(Word::Generation);
             own && header.seq.get() == self.get(Word::Checkpoint)

@@ -1,7 +1,7 @@
 //! Checkpoint: an image of the index as of one seq, made durable beside the commits that go on.
 //!
-//! Freeze (under the writer lock), log, pages, blob, header slot A, header slot B, and only then is anything reused. One
-//! that fails or dies midway has changed nothing durable; the next one covers its pages too.
+//! Freeze (under the writer lock), log, pages, blob, header slot A, header slot B, and only then is anything reused.
+//! One that fails or dies midway has changed nothing durable; the next one covers its pages too.
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};

@@ -1,8 +1,9 @@
-//! Commit: reserve, append, apply, publish. A commit is whole once its batch stands in the log; from then on any writer can
-//! finish it.
+//! Commit: reserve, append, apply, publish. A commit is whole once its batch stands in the log; from then on any
+//! writer can finish it.
 
 use crate::control::{Core, Ends, Word, load};
 use crate::engine::Engine;
+use crate::engine::clean::Cleaning;
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, MOVED};
 use crate::format::{hash_key, round_up};
@@ -28,24 +29,21 @@ impl Engine {
     /// Commits a batch under the writer lock; the caller waits for durability after letting go of it.
     ///
     /// # Errors
-    /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops the batch.
+    /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops
+    /// the batch.
     pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
         let core = &self.core;
         core.check_poison()?;
         let (applied, ends) = core.ends();
         let seq = applied + 1;
         let salt = if applied == core.get(Word::First) { Some(self.salt()?) } else { None };
-        let after = core.lay_out(batch, seq, ends, salt)?;
-        if let Err(full) = self.reserve_index(batch) {
-            core.drop_layout(batch);
-            return Err(full);
-        }
+        let (after, cleaning) = self.reserve(batch, seq, ends, salt)?;
         core.set(Word::WriterActive, core.me().max(1));
         if durability == Durability::Immediate {
             core.lift(Word::LastImmediate, seq);
         }
         let mapped = durability == Durability::Eventual && seq - core.get(Word::LastImmediate).min(seq) > CALM;
-        let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after));
+        let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after, cleaning));
         done.map_err(|e| self.in_doubt(seq, e))?;
         let wait = durability == Durability::Immediate || core.get(Word::Durable) < core.get(Word::LastImmediate);
         if !wait {
@@ -64,6 +62,30 @@ impl Engine {
         host::random().map_err(|e| self.core.io("random", None, e))
     }
 
+    /// Reserves and lays out a batch, together with records that the cleaner moves if there is room for them too.
+    fn reserve(
+        &self,
+        batch: &mut Batch,
+        seq: u64,
+        ends: Ends,
+        salt: Option<[u8; 16]>,
+    ) -> Result<(Ends, Option<Cleaning>)> {
+        let cleaning = self.clean_into(batch, ends)?;
+        match self.reserve_as_is(batch, seq, ends, salt) {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if cleaning.is_some() => {
+                batch.drop_moved();
+                Ok((self.reserve_as_is(batch, seq, ends, salt)?, None))
+            }
+            done => Ok((done?, cleaning)),
+        }
+    }
+
+    fn reserve_as_is(&self, batch: &mut Batch, seq: u64, ends: Ends, salt: Option<[u8; 16]>) -> Result<Ends> {
+        let after = self.core.lay_out(batch, seq, ends, salt)?;
+        self.reserve_index(batch).inspect_err(|_| self.core.drop_layout(batch))?;
+        Ok(after)
+    }
+
     /// Whatever can say "full" says it now: pages for copies and splits, room in the directory.
     fn reserve_index(&self, batch: &Batch) -> Result<()> {
         let core = &self.core;
@@ -72,10 +94,14 @@ impl Engine {
         core.ensure_directory_room(core.root().depth() + 1, batch.claim())
     }
 
-    fn apply_own(&self, batch: &Batch, seq: u64, mut ends: Ends) -> Result<()> {
+    fn apply_own(&self, batch: &Batch, seq: u64, mut ends: Ends, cleaning: Option<Cleaning>) -> Result<()> {
         let core = &self.core;
         let records = batch.entries().map(|e| (e.hash, e.position));
-        core.apply(seq, records, batch.segments(), &mut ends)
+        core.apply(seq, records, batch.segments(), &mut ends)?;
+        if let Some(cleaning) = cleaning {
+            self.cleaned(cleaning, seq);
+        }
+        Ok(())
     }
 }
 
@@ -108,8 +134,8 @@ impl Core {
         Ok(())
     }
 
-    /// Live keys and bytes after a record. They follow from the record and the one before it alone, so that whoever finishes
-    /// a batch comes to the same numbers.
+    /// Live keys and bytes after a record. They follow from the record and the one before it alone, so that whoever
+    /// finishes a batch comes to the same numbers.
     fn count(&self, ends: &mut Ends, record: Record<'_>) -> Result<()> {
         let header = record.header;
         if header.flags() & MOVED != 0 {

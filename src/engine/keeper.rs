@@ -1,7 +1,8 @@
 //! The keeper: a thread that gives the writer lock back when the process that keeps it is idle or somebody wants it.
 //!
-//! The committer leaves the file lock taken after an Eventual commit. All that can be done with it happens under the mutex of
-//! the process, so the keeper never meets a commit half-way. It starts with the first lock that is kept, and ends on close.
+//! The committer leaves the file lock taken after an Eventual commit. All that can be done with it happens under the
+//! mutex of the process, so the keeper never meets a commit half-way. It starts with the first lock that is kept, and
+//! ends on close.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;

@@ -1,8 +1,8 @@
 //! The writer lock: a mutex in the process, then `flock` between processes. Whoever gets it finishes first what a dead
 //! writer left behind.
 //!
-//! Waiters try again after short sleeps on a futex: a release wakes them, a death wakes nobody. After an Eventual commit the
-//! file lock may be kept (see `keeper`), so that a busy process does not ask the kernel for each commit.
+//! Waiters try again after short sleeps on a futex: a release wakes them, a death wakes nobody. After an Eventual
+//! commit the file lock may be kept (see `keeper`), so that a busy process does not ask the kernel for each commit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

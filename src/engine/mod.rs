@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod clean;
 pub mod commit;
 pub mod create;
 pub mod keeper;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub lock_timeout: Duration,
     /// How long the writer lock is kept.
     pub writer_lock: WriterLock,
+    /// Share of the log that may be dead before commits clean.
+    pub max_dead_ratio: f64,
 }
 
 impl Engine {

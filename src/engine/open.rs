@@ -1,7 +1,8 @@
 //! Opening and closing: who is alone recovers, everybody else joins.
 //!
-//! The open byte orders openers and closers. Whoever gets the attach byte exclusively is alone and sets up the shared words;
-//! then all hold it shared. Read-only openers that find nobody replay in private memory instead, and hold the read-only byte.
+//! The open byte orders openers and closers. Whoever gets the attach byte exclusively is alone and sets up the shared
+//! words; then all hold it shared. Read-only openers that find nobody replay in private memory instead, and hold the
+//! read-only byte.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -247,6 +248,7 @@ fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
         checkpoint_bytes: options.checkpoint_bytes,
         lock_timeout: options.lock_timeout,
         writer_lock: options.writer_lock,
+        max_dead_ratio: options.max_dead_ratio,
     };
     Ok(Engine::new(core, settings))
 }

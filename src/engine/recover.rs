@@ -1,7 +1,8 @@
 //! Recovery: an opener that is alone builds the shared words from the newest header, its blob, and the log since.
 //!
-//! The order matters. The header that was taken is durable in both slots before anything else is written. Pass 1 finds the
-//! end of the log and allocates nothing. The replayed log is durable before anybody reads it. Pass 2 applies it.
+//! The order matters. The header that was taken is durable in both slots before anything else is written. Pass 1
+//! finds the end of the log and allocates nothing. The replayed log is durable before anybody reads it. Pass 2
+//! applies it.
 
 use std::sync::atomic::Ordering;
 
@@ -37,8 +38,8 @@ struct Plan {
 impl Core {
     /// Recovers the store from `header`, the newest valid one, and sets up the shared words. Alone on the store.
     ///
-    /// `readers`: read-only openers have recovered from an older checkpoint and may still use what this one does not name, so
-    /// nothing is free at once.
+    /// `readers`: read-only openers have recovered from an older checkpoint and may still use what this one does not
+    /// name, so nothing is free at once.
     pub fn recover(&self, header: &Header, readers: bool) -> Result<()> {
         let found = self.read_log(header)?;
         let mut count = self.extent_of(self.map.len());
@@ -95,8 +96,8 @@ impl Core {
         Ok(Found { blob, batches, seq, ends })
     }
 
-    /// Nothing is written before the header that was taken is durable in both slots. Two equal slots are: B is written only
-    /// after A has reached the disk.
+    /// Nothing is written before the header that was taken is durable in both slots. Two equal slots are: B is
+    /// written only after A has reached the disk.
     fn mend_headers(&self, header: &Header) -> Result<()> {
         let slots = [0, self.geometry.slot_b()];
         let is_taken = |&slot: &u64| self.map.bytes(slot, HEADER_LEN as u64) == Some(header.as_bytes());
@@ -107,8 +108,8 @@ impl Core {
         taken.into_iter().chain(others).try_for_each(|slot| self.write_slot(slot, header.as_bytes()))
     }
 
-    /// Writes the replayed log again and syncs it, since a failed sync may have left it clean in the cache only; in the same
-    /// sync wipes the record header at the tail, so that a batch that was lost never comes back.
+    /// Writes the replayed log again and syncs it, since a failed sync may have left it clean in the cache only; in
+    /// the same sync wipes the record header at the tail, so that a batch that was lost never comes back.
     fn make_log_durable(&self, found: &Found) -> Result<()> {
         let mut pieces: Vec<(u64, u64)> = found.batches.iter().flat_map(|b| b.pieces.iter().copied()).collect();
         let tail = found.ends.tail;
@@ -229,10 +230,8 @@ impl Core {
             let extent = self.extent(n as u64);
             extent.fill(state, run, live);
         }
-        let count = |kind| plan.extents.iter().filter(|e| e.0.kind() == kind).map(|e| e.1).sum();
-        self.set(Word::Free, count(Kind::Free));
-        self.set(Word::Retired, count(Kind::Retired));
         self.set(Word::Extents, plan.extents.len() as u64);
+        self.recount();
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Group commit: one flush makes all batches up to the applied seq durable, for all threads and processes that wait.
 //!
-//! Whoever gets the sync lock leads; the others sleep on a futex, and look again after a bounded time, since a leader may die.
+//! Whoever gets the sync lock leads; the others sleep on a futex, and look again after a bounded time, since a leader
+//! may die.
 
 use std::time::Duration;
 

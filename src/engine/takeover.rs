@@ -5,9 +5,9 @@ use crate::engine::Engine;
 use crate::error::Result;
 
 impl Engine {
-    /// Under the writer lock, with `writer_active` found set: finishes the announced change of the directory; applies the
-    /// batch at the tail if it is whole, else leaves it to be overwritten. An Immediate batch is visible once it is durable:
-    /// `last_immediate` was raised before its first byte.
+    /// Under the writer lock, with `writer_active` found set: finishes the announced change of the directory; applies
+    /// the batch at the tail if it is whole, else leaves it to be overwritten. An Immediate batch is visible once it
+    /// is durable: `last_immediate` was raised before its first byte.
     pub fn take_over(&self) -> Result<()> {
         let core = &self.core;
         core.finish_announced()?;

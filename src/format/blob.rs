@@ -140,7 +140,8 @@ impl Blob {
         if self.depth > self.pages.iter().map(|page| page.depth.get()).max().unwrap_or(0).saturating_add(1) {
             return Err("directory deeper than its pages");
         }
-        // Hashes are seeded, so no page gets 16 bits deeper than all pages together; a forged directory would fill the disk.
+        // Hashes are seeded, so no page gets 16 bits deeper than all pages together; a forged directory would fill
+        // the disk.
         if self.depth > self.pages.len().max(1).ilog2() + 16 {
             return Err("directory out of proportion to its pages");
         }

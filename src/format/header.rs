@@ -1,7 +1,7 @@
 //! The durable header: two equal slots, one at the start of extent 0 and one half an extent later.
 //!
-//! A slot is valid when its magic and its CRC-32 are right; the valid slot with the higher generation counts. A checkpoint
-//! writes slot A, makes it durable, and only then writes slot B, so one of them is whole at any instant.
+//! A slot is valid when its magic and its CRC-32 are right; the valid slot with the higher generation counts. A
+//! checkpoint writes slot A, makes it durable, and only then writes slot B, so one of them is whole at any instant.
 
 use std::mem::{offset_of, size_of};
 

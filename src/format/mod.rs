@@ -1,7 +1,8 @@
 //! Pure bytes <-> values: every byte of the file is described here and in `docs/FORMAT.md`, and nowhere else.
 //!
 //! All numbers are little-endian. Structures that recovery reads (header, record, segment header, blob, index page)
-//! never change within a format version; the volatile ones (`extent`, control words) are made anew by each first opener.
+//! never change within a format version; the volatile ones (`extent`, control words) are made anew by each first
+//! opener.
 
 pub mod blob;
 pub mod extent;

@@ -1,7 +1,7 @@
 //! The working directory: low hash bits -> page (extendible hashing: Fagin and others, ACM TODS 4(3), 1979).
 //!
-//! It is volatile. Readers load root, entry, page without a lock; the writer changes one entry by one store, and announces
-//! changes of several entries in the intent words first, so that a takeover can finish them.
+//! It is volatile. Readers load root, entry, page without a lock; the writer changes one entry by one store, and
+//! announces changes of several entries in the intent words first, so that a takeover can finish them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

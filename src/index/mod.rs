@@ -1,7 +1,8 @@
-//! The index: find, insert, split, copy-on-write. Pages are frozen by a checkpoint; the first change after that copies them.
+//! The index: find, insert, split, copy-on-write. Pages are frozen by a checkpoint; the first change after that
+//! copies them.
 //!
-//! Readers take no lock. Whatever the writer does to a page that somebody may be reading, its slots stay: pages that give way
-//! keep theirs until they are reused.
+//! Readers take no lock. Whatever the writer does to a page that somebody may be reading, its slots stay: pages that
+//! give way keep theirs until they are reused.
 
 pub mod directory;
 pub mod page;
@@ -101,7 +102,8 @@ impl Core {
         }
     }
 
-    /// The entry of a page that may change in place: a frozen one is copied first, without tombstones that nobody needs.
+    /// The entry of a page that may change in place: a frozen one is copied first, without tombstones that nobody
+    /// needs.
     fn make_mutable(&self, hash: u64, change: Change<'_>) -> Result<DirEntry> {
         let entry = self.entry(hash)?;
         if entry.is_mutable() {

@@ -4,8 +4,9 @@
 //! header  magic | count, depth | suffix | crc | 0 ...
 //! line    tag 0, 1 | tag 2, 3 | tag 4, overflow | pointer 0 | ... | pointer 4      (64-bit words)
 //! ```
-//! A search begins in the home line and goes on to the next line only where `overflow` says that a full line was passed.
-//! A slot is filled once, tag first, pointer last; after that only its pointer changes. So readers need no lock.
+//! A search begins in the home line and goes on to the next line only where `overflow` says that a full line was
+//! passed. A slot is filled once, tag first, pointer last; after that only its pointer changes. So readers need no
+//! lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

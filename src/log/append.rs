@@ -10,8 +10,8 @@ use crate::control::{Core, Ends};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::format::record::{
-    Chain, Kind, LAST, Link, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, SMALL_RECORD, SegmentHeader,
-    TAIL_ROOM, record_len,
+    Chain, Kind, LAST, Link, MOVED, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, SMALL_RECORD,
+    SegmentHeader, TAIL_ROOM, record_len,
 };
 use crate::format::{MAX_POSITION, extent};
 use crate::space::Claim;
@@ -36,6 +36,8 @@ pub struct Entry {
     key_len: u16,
     value_len: u32,
     replaced: bool,
+    /// Put again by the cleaner.
+    moved: bool,
     /// The entry before it with the same hash, + 1; 0: none.
     same: u32,
 }
@@ -120,7 +122,7 @@ impl Batch {
 
     /// Whether any write needs more than the standing reserve may give.
     pub fn claim(&self) -> Claim {
-        if self.entries().any(|e| e.kind == Kind::Put) { Claim::Put } else { Claim::Delete }
+        if self.entries().any(|e| e.kind == Kind::Put && !e.moved) { Claim::Put } else { Claim::Delete }
     }
 
     /// The key of a write.
@@ -167,6 +169,7 @@ impl Batch {
             key_len: key.len() as u16,
             value_len: value.len() as u32,
             replaced: false,
+            moved: false,
             same: 0,
         };
         let header = RecordHeader::new(kind, entry.key_len, entry.value_len);
@@ -178,6 +181,22 @@ impl Batch {
         let index = self.entries.len();
         self.entries.push(entry);
         self.index(index, before);
+    }
+
+    /// Adds a live record that the cleaner puts again, under a key that the batch does not write.
+    pub fn push_moved(&mut self, kind: Kind, hash: u64, key: &[u8], value: &[u8], prev: u64) {
+        self.push(kind, hash, key, value, prev);
+        if let Some(last) = self.entries.last_mut() {
+            last.moved = true;
+        }
+    }
+
+    /// Takes the cleaner's records out again.
+    pub fn drop_moved(&mut self) {
+        for entry in self.entries.iter_mut().filter(|e| e.moved && !e.replaced) {
+            entry.replaced = true;
+            self.live -= 1;
+        }
     }
 
     /// Takes back the write of a key that the store does not have either.
@@ -201,6 +220,11 @@ impl Batch {
                 self.entries[n].same = earlier.map_or(0, |n| n + 1);
             }
         }
+    }
+
+    /// Bytes of the records as they stand in memory, replaced ones included.
+    pub fn bytes(&self) -> u64 {
+        self.arena.len() as u64
     }
 
     /// Bytes that the batch's records take in the log.
@@ -309,7 +333,7 @@ impl Layout<'_> {
                 self.open_segment(entry.len(), claim)?;
             }
             self.batch.entries[n].position = self.position;
-            let flags = if Some(n) == last { LAST } else { 0 };
+            let flags = if Some(n) == last { LAST } else { 0 } | if entry.moved { MOVED } else { 0 };
             self.seal(false, entry.offset, entry.len(), entry.prev, flags);
         }
         Ok(())

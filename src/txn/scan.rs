@@ -1,7 +1,8 @@
 //! Iteration over a snapshot: pages in bit-reversed order of their suffixes.
 //!
-//! A page of suffix s and depth d holds the keys whose hash ends in those d bits. Read backwards, suffixes are an interval
-//! each, so a cursor that only rises meets every key once, whatever splits or doubles meanwhile (the cursor of Redis' SCAN).
+//! A page of suffix s and depth d holds the keys whose hash ends in those d bits. Read backwards, suffixes are an
+//! interval each, so a cursor that only rises meets every key once, whatever splits or doubles meanwhile (the cursor
+//! of Redis' SCAN).
 
 use crate::control::Core;
 use crate::error::Result;
@@ -30,8 +31,8 @@ impl<'t> Iter<'t> {
         let Some(cursor) = self.cursor.take() else { return Ok(false) };
         let entry = self.core.entry(cursor.reverse_bits())?;
         let width = 1u64.checked_shl(64 - entry.depth()).unwrap_or(0);
-        // While a split is being published, the first half may lead to its new page and the rest still to the old one. So a page
-        // ends where its own suffix ends, and what lies before the cursor has been passed.
+        // While a split is being published, the first half may lead to its new page and the rest still to the old
+        // one. So a page ends where its own suffix ends, and what lies before the cursor has been passed.
         self.cursor = if width == 0 { None } else { (cursor & !(width - 1)).checked_add(width) };
         let passed = |slot: &Slot| u64::from(slot.tag.reverse_bits()) << 32 < cursor;
         let slots: Vec<Slot> = self.core.page(entry.page())?.slots().filter(|slot| !passed(slot)).collect();

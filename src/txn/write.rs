@@ -23,8 +23,8 @@ impl<'db> WriteTxn<'db> {
 
     /// The value of a key: this transaction's own write, else the newest committed one.
     ///
-    /// The newest commit may be an Immediate one of another process that is not durable yet; a commit of this transaction
-    /// waits for it.
+    /// The newest commit may be an Immediate one of another process that is not durable yet; a commit of this
+    /// transaction waits for it.
     pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         self.engine.check_fork()?;
         let hash = self.hash(key);
@@ -70,13 +70,14 @@ impl<'db> WriteTxn<'db> {
 
     /// Commits, and returns the seq of the commit (of the newest one, if there was nothing to write).
     ///
-    /// Immediate: one flush of the log, shared with all who commit at that time. Eventual: no system call on most commits
-    /// but the lock's. With nothing to write, an Immediate commit still waits until what it may have read is durable.
+    /// Immediate: one flush of the log, shared with all who commit at that time. Eventual: no system call on most
+    /// commits but the lock's. With nothing to write, an Immediate commit still waits until what it may have read is
+    /// durable.
     ///
     /// # Errors
-    /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free afterwards, so it
-    /// may be worth another try. `Poisoned`: likewise undone. `InDoubt`: a write or sync failed midway; the
-    /// commit is there whole or not at all, which shows on reading, or after a failed sync on reopening.
+    /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free
+    /// afterwards, so it may be worth another try. `Poisoned`: likewise undone. `InDoubt`: a write or sync failed
+    /// midway; the commit is there whole or not at all, which shows on reading, or after a failed sync on reopening.
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;

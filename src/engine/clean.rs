@@ -1,0 +1,133 @@
+//! The cleaner: copies live records out of mostly dead segments, so that whole segments become free.
+//!
+//! It works inside commits, in proportion to what they write, once dead bytes exceed the limit. The victim is the
+//! segment with the least live share (greedy; Rosenblum and Ousterhout, "The design and implementation of a
+//! log-structured file system", 1992). A moved record is put again with `MOVED` and its old position as `prev`, so
+//! snapshots older than the move still find the old one, and it takes effect with the batch that it is part of.
+
+use crate::control::{Core, Ends, Word};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::format::extent::Kind as Use;
+use crate::format::hash_key;
+use crate::format::record::{Kind, RECORD_HEADER, SEGMENT_HEADER};
+use crate::log::append::Batch;
+
+/// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 60 % live.
+const PACE: u64 = 4;
+/// Most bytes of a victim that one commit walks.
+const MOST: u64 = 1 << 20;
+/// Dead segments that are not worth a cleaner.
+const FEW: u64 = 4;
+
+/// How far a commit has walked its victim.
+#[derive(Clone, Copy, Debug)]
+pub struct Cleaning {
+    /// Position of the victim.
+    segment: u64,
+    /// Where the next commit goes on; none: all that was live is in this batch.
+    next: Option<u64>,
+}
+
+impl Engine {
+    /// Adds live records of the victim to a batch, if there is too much dead space.
+    pub fn clean_into(&self, batch: &mut Batch, ends: Ends) -> Result<Option<Cleaning>> {
+        let core = &self.core;
+        if !core.wants_cleaning(ends, self.settings.max_dead_ratio) {
+            return Ok(None);
+        }
+        let tail = core.head_of(ends.tail)?;
+        let Some((segment, at)) = core.victim(tail) else { return Ok(None) };
+        let (_, end) = core.segment_of(segment)?;
+        let budget = (batch.bytes() * PACE).min(MOST);
+        let next = core.walk(batch, at, end, budget)?;
+        Ok(Some(Cleaning { segment, next }))
+    }
+
+    /// The batch is applied: notes how far the walk came, and retires a victim without live records.
+    pub fn cleaned(&self, cleaning: Cleaning, seq: u64) {
+        let core = &self.core;
+        let head = core.extent_of(cleaning.segment);
+        let extent = core.extent(head);
+        if extent.state().kind() != Use::Log {
+            return;
+        }
+        match cleaning.next {
+            Some(at) => {
+                core.set(Word::CleanAt, at);
+                core.set(Word::CleanSegment, cleaning.segment);
+            }
+            None => {
+                // A death may have left the count too high; the walk has seen each record.
+                extent.set_live(0);
+                core.retire_segment(head, seq);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Whether dead bytes of the log pass the limit. While a reader holds back what is retired already, copying gives
+    /// nothing back, so that counts against it.
+    fn wants_cleaning(&self, ends: Ends, max_dead_ratio: f64) -> bool {
+        let extent = self.geometry.extent;
+        let log = self.get(Word::LogExtents).saturating_mul(extent);
+        // Headers and padding of a record take about 32 bytes.
+        let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32));
+        let dead = log.saturating_sub(live);
+        let enough = |dead: u64| dead > FEW * extent && dead as f64 > log as f64 * max_dead_ratio;
+        if !enough(dead) {
+            return false;
+        }
+        let held = if self.oldest_pin() < self.get(Word::Checkpoint) { self.get(Word::Retired) } else { 0 };
+        enough(dead.saturating_sub(held.saturating_mul(extent)))
+    }
+
+    /// The victim and where to go on in it: the one in hand, else the segment with the least live share.
+    fn victim(&self, tail: u64) -> Option<(u64, u64)> {
+        let segment = self.get(Word::CleanSegment);
+        if segment != 0 && self.extent_of(segment) != tail {
+            return Some((segment, self.get(Word::CleanAt)));
+        }
+        let share = |&n: &u64| {
+            let extent = self.extent(n);
+            let size = extent.run() * self.geometry.extent;
+            // A value of many extents is not copied for the sake of what lies beside it.
+            let small = extent.live() <= self.geometry.extent / 2 || extent.run() == 1;
+            let is_one = extent.state().kind() == Use::Log && n != tail && small;
+            is_one.then(|| (extent.live().saturating_mul(1 << 16) / size, n))
+        };
+        let (share, head) = (0..self.extents()).filter_map(|n| share(&n)).min()?;
+        // Less than a tenth to gain: the dead bytes are elsewhere.
+        (share < (1 << 16) * 9 / 10).then(|| (self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
+    }
+
+    /// Adds the live ones of a segment's records to the batch. Returns where to go on, or none at the end of the
+    /// records.
+    fn walk(&self, batch: &mut Batch, from: u64, end: u64, budget: u64) -> Result<Option<u64>> {
+        let applied = self.get(Word::Applied);
+        let mut at = from;
+        while at + RECORD_HEADER <= end {
+            if at > from && at - from >= budget {
+                return Ok(Some(at));
+            }
+            let Some(record) = self.try_record(at) else { return Ok(None) };
+            let header = record.header;
+            match header.kind() {
+                // Each segment but the one at the tail ends with a link.
+                None | Some(Kind::Link) => return Ok(None),
+                _ if header.seq() == 0 || header.seq() > applied => return Ok(None),
+                Some(kind @ (Kind::Put | Kind::Delete)) => {
+                    let hash = hash_key(record.key(), self.geometry.seed);
+                    let live = self.find(hash, record.key())?.is_some_and(|newest| newest.position == at);
+                    if live && batch.find(hash, record.key()).is_none() {
+                        batch.push_moved(kind, hash, record.key(), record.value(), at);
+                    }
+                }
+                Some(_) => {}
+            }
+            at += header.len();
+        }
+        Ok(None)
+    }
+}
