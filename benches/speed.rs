@@ -1,7 +1,8 @@
 //! The promises of speed, side by side in one run: `cargo bench --bench speed [-- KEYS]`.
 //!
-//! Gets from a closed and reopened store against a `HashMap` with the same data, in interleaved rounds; bytes of index a key;
-//! device flushes and bytes written per Immediate commit, from the block device's statistics. Times are medians.
+//! Gets from a closed and reopened store against a `HashMap` with the same data, in interleaved rounds; bytes of
+//! index a key; device flushes and bytes written per Immediate commit, from the block device's statistics. Times are
+//! medians.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

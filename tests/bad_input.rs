@@ -1,0 +1,391 @@
+//! Whatever a file or the system does, opening and using a store gives an error that says what is wrong, or right data;
+//! it never panics or hangs, and a sound store stays sound.
+//!
+//! `SLOTDB_EXHAUSTIVE=1` flips every bit of the sample store instead of a sample of them; `SLOTDB_SEED` varies the
+//! sample.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "bad_input/hostile.rs"]
+mod hostile;
+#[path = "bad_input/system.rs"]
+mod system;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use common::raw::Image;
+use common::{Rng, fast_dir, number};
+use slotdb::{Db, Durability, Error, Fault, Options};
+use tempfile::TempDir;
+
+const EXTENT: u64 = 64 << 10;
+
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A store that was closed: what is in its file, and what it holds.
+struct Sample {
+    dir: TempDir,
+    path: PathBuf,
+    image: Image,
+    /// What it held after each commit from the checkpoint on; the last one is what it holds.
+    states: Vec<Pairs>,
+}
+
+impl Sample {
+    fn new() -> Sample {
+        let dir = fast_dir();
+        let path = dir.path().join("store");
+        let db = small().open(&path).unwrap();
+        let mut pairs = Pairs::new();
+        let put = |pairs: &mut Pairs, key: &str, value: &[u8]| {
+            db.put(key.as_bytes(), value).unwrap();
+            pairs.insert(key.into(), value.into());
+        };
+        for n in 0..60 {
+            put(&mut pairs, &format!("key {n}"), &[n; 30]);
+        }
+        for n in (0..60).step_by(3) {
+            db.delete(format!("key {n}").as_bytes()).unwrap();
+            pairs.remove(format!("key {n}").as_bytes());
+        }
+        db.checkpoint().unwrap();
+        let mut states = vec![pairs.clone()];
+        for (key, len) in [("key 1", 5), ("key 3", 100), ("long", 70_000), ("", 0), ("key 2", 3)] {
+            // Zeros, so that not most of what is in the file is one value.
+            put(&mut pairs, key, &vec![0; len]);
+            states.push(pairs.clone());
+        }
+        db.close().unwrap();
+        let image = Image::read(&path);
+        Sample { dir, path, image, states }
+    }
+
+    fn holds(&self) -> &Pairs {
+        self.states.last().unwrap()
+    }
+
+    /// Puts the file as it was when it was closed.
+    fn restore(&self) {
+        fs::write(&self.path, &self.image.0).unwrap();
+    }
+
+    fn write(&self, image: &Image) {
+        fs::write(&self.path, &image.0).unwrap();
+    }
+
+    fn open(&self, read_only: bool) -> slotdb::Result<Db> {
+        Options::new().read_only(read_only).open(&self.path)
+    }
+
+    /// Opens, reads and writes as before.
+    fn is_sound(&self) {
+        for read_only in [true, false] {
+            let db = self.open(read_only).unwrap();
+            assert_eq!(db.check(true).unwrap(), []);
+            assert!(all(&db).unwrap() == *self.holds());
+        }
+        let db = self.open(false).unwrap();
+        db.put(b"more", b"").unwrap();
+        db.checkpoint().unwrap();
+    }
+}
+
+fn small() -> Options {
+    let mut options = Options::new();
+    options.create(true).extent_size(EXTENT).durability(Durability::Eventual);
+    options
+}
+
+fn all(db: &Db) -> slotdb::Result<Pairs> {
+    let snapshot = db.begin_read()?;
+    snapshot.iter().map(|pair| pair.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect()
+}
+
+/// The error of an open that must fail, for readers, writers and creators alike.
+#[track_caller]
+fn refused(path: &Path) -> Error {
+    let error = Options::new().open(path).expect_err("must not open");
+    let same = |other: Error| assert_eq!(other.to_string(), error.to_string());
+    same(Db::open_read_only(path).expect_err("must not open for reading"));
+    if !matches!(error, Error::NotFound { .. }) {
+        same(small().open(path).expect_err("must not be overwritten"));
+        assert!(matches!(small().create_new(true).open(path), Err(Error::Exists { .. })));
+    }
+    assert!(error.to_string().contains(&*path.to_string_lossy()), "names the file: {error}");
+    error
+}
+
+#[test]
+fn other_files_are_no_stores() {
+    let dir = fast_dir();
+    let path = dir.path().join("file");
+    let tar: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    for content in [&b""[..], b"x", b"slotdb\r\n", b"# A text file\nwith some lines.\n", &tar, &[0; 70_000]] {
+        fs::write(&path, content).unwrap();
+        assert!(matches!(refused(&path), Error::NotAStore { .. }));
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [dir.path(), &fifo, &socket, Path::new("/dev/null"), Path::new("/dev/zero")] {
+        assert!(matches!(refused(path), Error::NotAStore { .. }), "{}", path.display());
+    }
+    let nowhere = dir.path().join("nowhere/store");
+    assert!(matches!(refused(&nowhere), Error::NotFound { .. }));
+    assert!(matches!(small().open(&nowhere), Err(Error::NotFound { .. })));
+    assert!(Db::create("").is_err());
+    symlink(dir.path().join("gone"), dir.path().join("dangling")).unwrap();
+    assert!(matches!(refused(&dir.path().join("dangling")), Error::NotFound { .. }));
+    assert!(small().open(dir.path().join("dangling")).is_err());
+    assert!(Db::open(path.join("below a file")).is_err());
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let dir = fast_dir();
+    let path = dir.path().join("store");
+    let refused = |options: &Options| assert!(matches!(options.open(&path), Err(Error::Invalid { .. })));
+    for bytes in [0, 1, 4096, 32 << 10, 65 << 10, 128 << 20, u64::MAX] {
+        refused(small().extent_size(bytes));
+    }
+    for bytes in [0, u64::MAX] {
+        refused(small().reserve(bytes));
+    }
+    refused(small().read_only(true));
+    refused(small().max_size(EXTENT));
+    assert!(!path.exists());
+    assert!(matches!(
+        small().max_size(u64::MAX).open(&path).unwrap().put(&vec![0; 65_536], b""),
+        Err(Error::KeyTooLong { len: 65_536 })
+    ));
+}
+
+#[test]
+fn a_truncated_store_says_so() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let len = sample.image.0.len() as u64;
+    let mut lengths: Vec<u64> = vec![0, 1, 8, 100, 511, 512, 513, len - 1];
+    lengths.extend((0..len).step_by(4096).flat_map(|at| [at, at + 1]));
+    for short in lengths {
+        sample.write(&Image(sample.image.0[..short as usize].to_vec()));
+        if short < header.file_len {
+            match refused(&sample.path) {
+                Error::NotAStore { .. } if short < 512 => {}
+                Error::Truncated { expected, found, .. } if short >= 512 => {
+                    assert_eq!((expected, found), (header.file_len, short));
+                }
+                other => panic!("{short} of {len} bytes: {other}"),
+            }
+        } else {
+            // What was added after the checkpoint: the same file as after a power cut.
+            let db = sample.open(true).unwrap();
+            assert!(sample.states.contains(&all(&db).unwrap()), "{short} of {len} bytes");
+        }
+        assert_eq!(fs::metadata(&sample.path).unwrap().len(), short);
+    }
+    sample.restore();
+    sample.is_sound();
+}
+
+/// The fields of a header slot: name, offset, bytes.
+const FIELDS: [(&str, u64, u64); 20] = [
+    ("magic", 0, 8),
+    ("version", 8, 4),
+    ("crc", 12, 4),
+    ("incompatible", 16, 4),
+    ("compatible", 20, 4),
+    ("uuid", 24, 16),
+    ("hash_seed", 40, 8),
+    ("extent_size", 48, 8),
+    ("generation", 56, 8),
+    ("seq", 64, 8),
+    ("log_position", 72, 8),
+    ("chain", 80, 4),
+    ("blob_crc", 84, 4),
+    ("blob_position", 88, 8),
+    ("blob_len", 96, 8),
+    ("live_keys", 104, 8),
+    ("live_bytes", 112, 8),
+    ("file_len", 120, 8),
+    ("max_size", 128, 8),
+    ("created", 136, 8),
+];
+const SLOTS: [u64; 2] = [0, EXTENT / 2];
+
+#[test]
+fn a_damaged_header_slot_is_mended_from_the_other() {
+    let sample = Sample::new();
+    for (field, offset, size) in FIELDS {
+        for slot in SLOTS {
+            let mut image = sample.image.clone();
+            image.0[(slot + offset + size / 2) as usize] ^= 0x10;
+            sample.write(&image);
+            let db = sample.open(true).unwrap_or_else(|e| panic!("{field} in the slot at {slot}: {e}"));
+            assert!(all(&db).unwrap() == *sample.holds());
+            drop(db);
+            assert_eq!(Image::read(&sample.path).0, image.0, "reading mends nothing");
+            let db = sample.open(false).unwrap();
+            assert!(all(&db).unwrap() == *sample.holds());
+            assert_eq!(db.check(true).unwrap(), [], "{field} in the slot at {slot} is mended");
+            drop(db);
+            let mended = Image::read(&sample.path);
+            assert_eq!(mended.slice(0, 512), sample.image.slice(0, 512));
+            assert_eq!(mended.slice(EXTENT / 2, 512), sample.image.slice(0, 512));
+        }
+        let mut image = sample.image.clone();
+        SLOTS.iter().for_each(|slot| image.0[(slot + offset) as usize] ^= 0x10);
+        sample.write(&image);
+        match refused(&sample.path) {
+            Error::NotAStore { .. } if field == "magic" => {}
+            Error::Corrupt { offset: 0, what, .. } if what.contains("checksum") => {}
+            other => panic!("{field} in both slots: {other}"),
+        }
+        assert_eq!(Image::read(&sample.path).0, image.0);
+    }
+    sample.restore();
+    sample.is_sound();
+}
+
+#[test]
+fn later_versions_and_unknown_features_are_refused() {
+    let sample = Sample::new();
+    for slots in [&SLOTS[..1], &SLOTS[1..], &SLOTS[..]] {
+        let changed = |offset, value: u32| {
+            let mut image = sample.image.clone();
+            for &slot in slots {
+                image.put(slot + offset, &value.to_le_bytes());
+                image.seal_slot(slot);
+            }
+            sample.write(&image);
+        };
+        changed(8, 2);
+        assert!(matches!(refused(&sample.path), Error::Version { found: 2, .. }));
+        changed(16, 0x8000_0001);
+        assert!(matches!(refused(&sample.path), Error::Features { bits: 0x8000_0001, .. }));
+        changed(20, 0x8000_0001);
+        sample.is_sound();
+    }
+}
+
+/// All pairs by iteration and by key, and what `check` says.
+fn examine(sample: &Sample, read_only: bool) -> slotdb::Result<(Pairs, Vec<Fault>)> {
+    let db = sample.open(read_only)?;
+    let faults = db.check(true)?;
+    let mut pairs = all(&db)?;
+    for key in sample.holds().keys() {
+        let value = db.get(key)?;
+        if value.as_ref() != pairs.get(key) {
+            pairs.insert(b"get and iteration differ".to_vec(), key.clone());
+        }
+    }
+    Ok((pairs, faults))
+}
+
+#[test]
+fn every_flipped_bit_is_harmless_or_noticed() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let contents = sample.image.contents();
+    // A batch that is not whole is the end of the log; nothing tells one that was damaged from one that was lost.
+    let log: Vec<_> =
+        contents.batches.iter().flat_map(|b| &b.records).map(|r| r.position..r.position + r.len()).collect();
+    let used = |at: &usize| sample.image.0[at / 64 * 64..][..64].iter().any(|&b| b != 0);
+    let (used, unused): (Vec<usize>, Vec<usize>) = (0..sample.image.0.len()).partition(used);
+    let mut bits: Vec<usize> = used.iter().flat_map(|at| (0..8).map(move |bit| at * 8 + bit)).collect();
+    let mut rng = Rng::new(number("SLOTDB_SEED", 1));
+    if number("SLOTDB_EXHAUSTIVE", 0) == 0 {
+        bits.retain(|_| rng.one_in(30));
+    }
+    bits.extend((0..100).map(|_| *rng.pick(&unused) * 8 + rng.below(8) as usize));
+    for bit in bits {
+        let at = bit / 8;
+        let mut image = sample.image.clone();
+        image.0[at] ^= 1 << (bit % 8);
+        sample.write(&image);
+        for read_only in [true, false] {
+            let Ok((pairs, faults)) = examine(&sample, read_only) else { continue };
+            let lost = log.iter().any(|record| record.contains(&(at as u64))) && sample.states.contains(&pairs);
+            let right = pairs == *sample.holds() || lost || !faults.is_empty();
+            let place = (at, at as u64 % EXTENT, bit % 8, at as u64 / EXTENT, header.blob / EXTENT);
+            assert!(right, "wrong data and no fault: {place:?}, read-only: {read_only}, {} pairs", pairs.len());
+        }
+    }
+}
+
+#[test]
+fn links_lead_to_the_one_store() {
+    let sample = Sample::new();
+    let path = |name: &str| sample.dir.path().join(name);
+    symlink(&sample.path, path("symbolic")).unwrap();
+    fs::hard_link(&sample.path, path("hard")).unwrap();
+    let db = sample.open(false).unwrap();
+    let others = ["symbolic", "hard"].map(|name| Db::open(path(name)).unwrap());
+    let reader = Db::open_read_only(path("hard")).unwrap();
+    others[0].put(b"by", b"symbolic link").unwrap();
+    others[1].put(b"by", b"hard link").unwrap();
+    for handle in [&db, &others[0], &others[1], &reader] {
+        assert_eq!(handle.get(b"by").unwrap().unwrap(), b"hard link");
+        assert_eq!(handle.stats().unwrap().processes, 1);
+    }
+    fs::remove_file(&sample.path).unwrap();
+    db.put(b"by", b"a name that is gone").unwrap();
+    drop((db, others, reader));
+    let db = Db::open(path("hard")).unwrap();
+    assert_eq!(db.get(b"by").unwrap().unwrap(), b"a name that is gone");
+    assert!(matches!(refused(&path("symbolic")), Error::NotFound { .. }));
+}
+
+#[test]
+fn a_handle_stays_with_its_file() {
+    let sample = Sample::new();
+    let old = sample.open(false).unwrap();
+    let aside = sample.dir.path().join("new");
+    let new = small().open(&aside).unwrap();
+    new.put(b"who", b"new").unwrap();
+    fs::rename(&aside, &sample.path).unwrap();
+    old.put(b"who", b"old").unwrap();
+    old.checkpoint().unwrap();
+    let opened = sample.open(false).unwrap();
+    assert_eq!(opened.get(b"who").unwrap().unwrap(), b"new");
+    opened.put(b"who", b"newer").unwrap();
+    assert_eq!(old.get(b"who").unwrap().unwrap(), b"old");
+    assert_eq!(new.get(b"who").unwrap().unwrap(), b"newer");
+    fs::remove_file(&sample.path).unwrap();
+    let created = small().open(&sample.path).unwrap();
+    assert!(created.is_empty().unwrap());
+    new.put(b"who", b"nameless").unwrap();
+    assert_eq!(created.get(b"who").unwrap(), None);
+    for db in [old, new, opened, created] {
+        assert_eq!(db.check(true).unwrap(), []);
+    }
+}
+
+#[test]
+fn reading_leaves_every_byte_as_it_was() {
+    let sample = Sample::new();
+    // As a killed process leaves it, with words of that time in the volatile extents.
+    let db = sample.open(false).unwrap();
+    db.put(b"killed", b"after this").unwrap();
+    let killed = Image::read(&sample.path);
+    drop(db);
+    for image in [&sample.image, &killed] {
+        sample.write(image);
+        let before = fs::metadata(&sample.path).unwrap().modified().unwrap();
+        let db = sample.open(true).unwrap();
+        assert_eq!(db.check(true).unwrap(), []);
+        assert!(sample.holds().iter().all(|(k, v)| db.get(k).unwrap().as_ref() == Some(v)));
+        assert!(matches!(db.put(b"k", b"v"), Err(Error::ReadOnly { .. })));
+        assert!(matches!(db.delete(b"k"), Err(Error::ReadOnly { .. })));
+        assert!(matches!(db.sync(), Err(Error::ReadOnly { .. })));
+        db.close().unwrap();
+        assert_eq!(fs::read(&sample.path).unwrap(), image.0);
+        assert_eq!(fs::metadata(&sample.path).unwrap().modified().unwrap(), before);
+    }
+}

@@ -1,0 +1,136 @@
+//! Files made to do harm: every checksum is right, what stands behind them is not.
+
+use std::path::Path;
+
+use slotdb::{Error, Options};
+
+use crate::common::raw::{Record, SESSION};
+use crate::common::{Rng, number};
+use crate::{EXTENT, FIELDS, SLOTS, Sample, all, refused};
+
+/// Opens and uses the store in every way; only a panic or a signal is wrong.
+fn survive(path: &Path) {
+    for read_only in [true, false] {
+        let Ok(db) = Options::new().read_only(read_only).open(path) else { continue };
+        let _ = (all(&db), db.check(true), db.stats(), db.processes(), db.len());
+        for key in ["", "key 1", "key 3", "key 59", "long", "absent"] {
+            let _ = db.get(key.as_bytes());
+        }
+        let _ = (db.put(b"key 2", b"new"), db.put(b"long", &[1; 1_000]), db.delete(b"key 1"), db.put(b"key 4", b""));
+        let _ = (db.checkpoint(), db.put(b"key 5", b"new"), all(&db), db.sync(), db.close());
+    }
+}
+
+#[test]
+fn headers_do_no_harm() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let mut values = vec![0, 1, 7, 8, 64, 4096, EXTENT, header.log, header.blob, header.file_len, header.seq, 1 << 31];
+    values.extend([1 << 47, 1 << 48, 1 << 52, 1 << 62, 1 << 63, u64::MAX, u64::MAX - 7, u64::MAX - EXTENT + 1]);
+    for (_, offset, size) in FIELDS.into_iter().filter(|field| field.2 < 16) {
+        for value in values.iter().flat_map(|&v| [v, v.wrapping_sub(8), v.wrapping_add(EXTENT)]) {
+            let mut image = sample.image.clone();
+            for slot in SLOTS {
+                image.put(slot + offset, &value.to_le_bytes()[..size as usize]);
+                image.seal_slot(slot);
+            }
+            sample.write(&image);
+            survive(&sample.path);
+        }
+    }
+}
+
+/// Places behind a checksum, which a forger sets right again: the blob, the index pages, records.
+#[test]
+fn contents_do_no_harm() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let blob = sample.image.blob(&header);
+    let mut rng = Rng::new(number("SLOTDB_SEED", 1));
+    let records: Vec<Record> = sample.image.contents().batches.into_iter().flat_map(|batch| batch.records).collect();
+    let interesting =
+        [0, 1, 8, 30, 31, 63, 64, 4096, EXTENT, header.log, header.blob, header.file_len, 1 << 47, u64::MAX];
+    for _ in 0..number("SLOTDB_CASES", 600) {
+        let mut image = sample.image.clone();
+        let value = *rng.pick(&interesting) >> if rng.one_in(4) { 3 } else { 0 };
+        let width = *rng.pick(&[1, 2, 4, 8]);
+        let bytes = &value.to_le_bytes()[..width];
+        match rng.below(4) {
+            0 | 1 => image.put(header.blob + rng.below(header.blob_len - 8), bytes),
+            2 => {
+                let page = rng.pick(&blob.pages).position;
+                let at = page + rng.below(4096 / 4 - 2) * 4;
+                image.put(at, bytes);
+            }
+            _ => {
+                let mut record = rng.pick(&records).clone();
+                let field = rng.below(4);
+                match field {
+                    0 => record.prev = value % (1 << 47) / 8 * 8,
+                    1 => record.kind = SESSION,
+                    2 => record.value.truncate(value as usize % 16),
+                    _ => record.key = bytes.to_vec(),
+                }
+                image.put(record.position, &record.bytes());
+            }
+        }
+        let sum = crc32fast::hash(image.slice(header.blob, header.blob_len));
+        for slot in SLOTS {
+            image.put(slot + 84, &sum.to_le_bytes());
+            image.seal_slot(slot);
+        }
+        sample.write(&image);
+        survive(&sample.path);
+    }
+}
+
+/// Pages of depth 1, 2, 3 and so on tile the hash space, and a few of them ask for a directory of any size. Hashes are
+/// seeded, so no honest store has such pages.
+#[test]
+fn a_directory_out_of_proportion_is_refused() {
+    const DEPTH: u32 = 24;
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let mut image = sample.image.clone();
+    // Two extents of index pages and one for the blob, behind what is there.
+    let first = image.0.len() as u64 / EXTENT;
+    image.0.resize(((first + 3) * EXTENT) as usize, 0);
+    let mut pages = Vec::new();
+    for n in 0..=DEPTH {
+        let (suffix, depth) = if n < DEPTH { ((1u32 << n) - 1, n + 1) } else { ((1 << DEPTH) - 1, DEPTH) };
+        let position = first * EXTENT + u64::from(n / 15) * EXTENT + u64::from(1 + n % 15) * 4096;
+        image.put(position, b"slotpage");
+        image.put(position + 12, &depth.to_le_bytes());
+        image.put(position + 16, &suffix.to_le_bytes());
+        let crc = crc32fast::hash(image.slice(position, 4096));
+        image.put(position + 24, &crc.to_le_bytes());
+        pages.push((
+            suffix,
+            [&position.to_le_bytes()[..], &suffix.to_le_bytes(), &crc.to_le_bytes(), &depth.to_le_bytes()].concat(),
+        ));
+    }
+    pages.sort();
+    let runs = [(header.log / EXTENT, 1u32, 1u32), (first, 1, 2), (first + 1, 1, 2), (first + 2, 1, 3)];
+    let mut blob = image.slice(header.blob, 64).to_vec();
+    blob[24..28].copy_from_slice(&DEPTH.to_le_bytes());
+    blob[32..40].copy_from_slice(&(pages.len() as u64).to_le_bytes());
+    blob[40..48].copy_from_slice(&(runs.len() as u64).to_le_bytes());
+    for (_, page) in pages {
+        blob.extend(page);
+        blob.extend([0; 4]);
+    }
+    for (extent, run, kind) in runs {
+        blob.extend([&extent.to_le_bytes()[..], &run.to_le_bytes(), &kind.to_le_bytes(), &[0; 8]].concat());
+    }
+    image.put((first + 2) * EXTENT, &blob);
+    for slot in SLOTS {
+        image.put(slot + 84, &crc32fast::hash(&blob).to_le_bytes());
+        image.put(slot + 88, &((first + 2) * EXTENT).to_le_bytes());
+        image.put(slot + 96, &(blob.len() as u64).to_le_bytes());
+        image.put(slot + 120, &((first + 3) * EXTENT).to_le_bytes());
+        image.seal_slot(slot);
+    }
+    sample.write(&image);
+    let error = refused(&sample.path);
+    assert!(matches!(error, Error::Corrupt { offset, .. } if offset == (first + 2) * EXTENT), "{error}");
+}

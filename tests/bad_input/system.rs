@@ -1,0 +1,248 @@
+//! A system that refuses: no permission, no space. An error says so, and the store stays sound.
+//!
+//! What needs another user or other limits runs this program again, as `child`. Root is needed to become another user
+//! and to mount a small disk; without it the limits do for both.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use slotdb::{Db, Durability, Error, Options};
+use tempfile::TempDir;
+
+use crate::common::fast_dir;
+
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+const ROLE: &str = "SLOTDB_TEST_ROLE";
+const STORE: &str = "SLOTDB_TEST_STORE";
+const NOBODY: u32 = 65_534;
+const MIB: u64 = 1 << 20;
+
+/// The part of a test that runs in a process of its own.
+#[test]
+fn child() {
+    let Ok(role) = env::var(ROLE) else { return };
+    let store = PathBuf::from(env::var_os(STORE).unwrap());
+    match &*role {
+        "no permission" => without_permission(&store),
+        "read-only" => with_read_permission(&store),
+        "limited" => fill(&store, &small(), |e| matches!(e, Error::Full { .. })),
+        other => panic!("no role {other:?}"),
+    }
+}
+
+/// A place that others may enter, with this program in it: where it was built others may not come.
+fn open_place() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("program");
+    fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    (dir, program)
+}
+
+fn run(mut command: Command, role: &str, store: &Path) {
+    command.env(ROLE, role).env(STORE, store);
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{role}: {}\n{}", output.status, String::from_utf8_lossy(&said));
+}
+
+/// Runs a role as a user who owns nothing.
+fn as_nobody(program: &Path, role: &str, store: &Path) {
+    let mut command = Command::new(program);
+    command.args(["--exact", "system::child"]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    run(command, role, store);
+}
+
+fn small() -> Options {
+    let mut options = Options::new();
+    options.create(true).extent_size(64 << 10).durability(Durability::Eventual);
+    options
+}
+
+fn all(db: &Db) -> Pairs {
+    let snapshot = db.begin_read().unwrap();
+    snapshot.iter().map(|pair| pair.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect()
+}
+
+fn without_permission(store: &Path) {
+    assert!(matches!(Db::open(store), Err(Error::Permission { .. })));
+    assert!(matches!(Db::create(store), Err(Error::Permission { .. })));
+    assert!(matches!(Db::open_read_only(store), Err(Error::Permission { .. })));
+    assert!(matches!(Db::create(store.with_file_name("another")), Err(Error::Permission { .. })));
+}
+
+fn with_read_permission(store: &Path) {
+    assert!(matches!(Db::open(store), Err(Error::Permission { .. })));
+    let db = Db::open_read_only(store).unwrap();
+    assert_eq!(db.get(b"key").unwrap().unwrap(), b"value");
+    assert_eq!(all(&db).len(), 1);
+    assert_eq!(db.check(true).unwrap(), []);
+    assert!(matches!(db.put(b"key", b""), Err(Error::ReadOnly { .. })));
+}
+
+#[test]
+fn without_permission_nothing_happens() {
+    let (dir, program) = open_place();
+    let place = dir.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let store = place.join("store");
+    let db = small().open(&store).unwrap();
+    db.put(b"key", b"value").unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    // Beside a writer, after a kill, and closed.
+    mode(&place, 0o555);
+    mode(&store, 0o444);
+    as_nobody(&program, "read-only", &store);
+    let killed = fs::read(&store).unwrap();
+    drop(db);
+    let closed = fs::read(&store).unwrap();
+    for image in [killed, closed] {
+        mode(&store, 0o644);
+        fs::write(&store, &image).unwrap();
+        for (bits, role) in [(0o444, "read-only"), (0o000, "no permission")] {
+            mode(&store, bits);
+            as_nobody(&program, role, &store);
+        }
+        mode(&store, 0o644);
+        assert!(fs::read(&store).unwrap() == image, "not a byte has changed");
+    }
+    let names: Vec<_> = fs::read_dir(&place).unwrap().collect();
+    assert_eq!(names.len(), 1, "nothing was left behind: {names:?}");
+    mode(&place, 0o755);
+}
+
+#[test]
+fn at_its_greatest_size_a_store_stays_usable() {
+    let dir = fast_dir();
+    let store = dir.path().join("store");
+    fill(&store, small().max_size(4 * MIB), |e| matches!(e, Error::MaxSize { max, .. } if *max == 4 * MIB));
+}
+
+#[test]
+fn on_a_full_disk_a_store_stays_usable() {
+    let Some(disk) = Disk::mount() else {
+        eprintln!("no small disk without root; `at_the_limit_of_file_sizes` does the same");
+        return;
+    };
+    let store = disk.path().join("store");
+    fill(&store, &small(), |e| matches!(e, Error::Full { .. }));
+    // Creation where there is no space leaves nothing behind.
+    let ballast = disk.path().join("ballast");
+    assert!(fs::write(&ballast, vec![1; 5 << 20]).is_err());
+    let error = small().open(disk.path().join("another")).unwrap_err();
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1, "the ballast");
+}
+
+#[test]
+fn at_the_limit_of_file_sizes_a_store_stays_usable() {
+    let (dir, program) = open_place();
+    let mut shell = Command::new("sh");
+    // In units of 512 bytes. Ignored, the signal becomes the error that it stands for.
+    shell.args(["-c", "ulimit -f 8192; trap '' XFSZ; exec \"$0\" --exact system::child"]).arg(program);
+    run(shell, "limited", &dir.path().join("store"));
+}
+
+/// A file system of 4 MiB in memory.
+struct Disk(TempDir);
+
+impl Disk {
+    fn mount() -> Option<Disk> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(dir.path());
+        mount.output().is_ok_and(|output| output.status.success()).then(|| Disk(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+fn key(n: u32) -> Vec<u8> {
+    format!("key {n}").into_bytes()
+}
+
+/// Fills a store until it is full, and does all that must still be possible then: with long values, and with so short
+/// ones that the index is a large part of it.
+fn fill(path: &Path, options: &Options, is_full: fn(&Error) -> bool) {
+    for (value, least) in [(&[8; 1_000][..], 1_000), (b"short", 10_000)] {
+        let mut db = options.open(path).unwrap();
+        let mut model = Pairs::new();
+        for round in 0..3 {
+            let before = model.len();
+            put_until_full(&db, &mut model, value, is_full);
+            assert!(model.len() > before + least, "round {round}: room for {} pairs", model.len());
+            // A transaction that does not fit changes nothing.
+            let mut txn = db.begin_write().unwrap();
+            (0..8_000).for_each(|n| txn.put(&key(n), &[9; 1_000]).unwrap());
+            assert!(is_full(&txn.commit().unwrap_err()));
+            is_sound(&db, &model);
+            assert!(fs::metadata(path).unwrap().len() <= 4 * MIB + (64 << 10));
+            if round == 1 {
+                // Opening needs no more space than there was.
+                drop(db);
+                db = options.open(path).unwrap();
+                is_sound(&db, &model);
+            }
+            db.checkpoint().unwrap();
+            delete_most(&db, &mut model, round == 2, is_full);
+            db.checkpoint().unwrap();
+            is_sound(&db, &model);
+        }
+        db.close().unwrap();
+        is_sound(&options.open(path).unwrap(), &model);
+        fs::remove_file(path).unwrap();
+    }
+}
+
+fn is_sound(db: &Db, model: &Pairs) {
+    assert!(all(db) == *model);
+    assert_eq!(db.check(true).unwrap(), []);
+}
+
+fn put_until_full(db: &Db, model: &mut Pairs, value: &[u8], is_full: fn(&Error) -> bool) {
+    for n in 0.. {
+        match db.put(&key(n), value) {
+            Ok(()) => drop(model.insert(key(n), value.to_vec())),
+            Err(e) if is_full(&e) => return,
+            Err(e) => panic!("put {n}: {e}"),
+        }
+    }
+}
+
+/// Deletes all but ten, from the oldest on or all over the place. Deletes need space too; a checkpoint gives back what
+/// those before have freed.
+fn delete_most(db: &Db, model: &mut Pairs, scattered: bool, is_full: fn(&Error) -> bool) {
+    let mut order: Vec<u32> = (0..model.len() as u32 - 10).collect();
+    if scattered {
+        order.sort_by_cached_key(|&n| key(n));
+    }
+    for n in order {
+        match db.delete(&key(n)) {
+            Ok(was_there) => assert!(was_there),
+            Err(e) if is_full(&e) => {
+                db.checkpoint().unwrap();
+                assert!(db.delete(&key(n)).unwrap());
+            }
+            Err(e) => panic!("delete: {e}"),
+        }
+        model.remove(&key(n));
+    }
+}
