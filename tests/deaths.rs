@@ -15,7 +15,8 @@ use support::model::Model;
 use support::trial::Template;
 use support::{Agent, Place};
 
-/// Small extents make rare paths common. No thread of its own may take steps, be it for a checkpoint or to give a lock back.
+/// Small extents make rare paths common. No thread of its own may take steps, be it for a checkpoint or to give a
+/// lock back.
 const OPTIONS: &str = "extent=65536 eventual each checkpoint=1000000000";
 const EXTENT: u64 = 65536;
 /// More steps than any order takes.
@@ -199,19 +200,20 @@ fn an_index_extent_without_its_page_map() {
     let scene = Scene::after(&[]).of_the_put("m", 8, an_extent_that_is_not_log);
     scene.each_death(1, |survivor, model| {
         // So many keys that all pages of the new extent are handed out.
-        model.tell(survivor, "fill x 0 3000 8");
+        model.tell(survivor, "fill x 0 9000 8");
         model.is_in(survivor);
         survivor.ok("checkpoint");
     });
 }
 
-/// Orders that take up so many extents and leave nothing to read in them. Until the next checkpoint they cannot be used again.
+/// Orders that take up so many extents and leave nothing to read in them. Until the next checkpoint they cannot be
+/// used again.
 fn taking_up(extents: u64) -> [String; 2] {
     [format!("put big ^{}", extents * EXTENT), "delete big".into()]
 }
 
-/// The extent table has room for 4096 extents before it needs its next chunk. A death leaves the word of that chunk behind,
-/// and the space it names is handed out for something else.
+/// The extent table has room for 4096 extents before it needs its next chunk. A death leaves the word of that chunk
+/// behind, and the space it names is handed out for something else.
 fn a_lost_chunk(extents: u64, act: &str, more: [&str; 2]) {
     let [put, delete] = taking_up(extents);
     let scene = Scene::after(&[MANY, &put, "checkpoint", &delete]);
