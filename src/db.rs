@@ -48,6 +48,12 @@ impl Db {
         Ok(Db { handle: open::open(path, options)?, durability: options.durability })
     }
 
+    /// Opens the store at `path` on a disk of the caller's.
+    #[cfg(feature = "faults")]
+    pub(crate) fn open_on(path: &Path, options: &Options, disk: Box<dyn crate::sys::disk::Disk>) -> Result<Db> {
+        Ok(Db { handle: open::open_on(path, options, disk)?, durability: options.durability })
+    }
+
     #[inline]
     fn engine(&self) -> &Engine {
         &self.handle.engine

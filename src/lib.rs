@@ -41,6 +41,9 @@ mod log;
 mod options;
 mod pages;
 mod readers;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub mod sim;
 mod space;
 mod stats;
 #[allow(unsafe_code)]

@@ -172,7 +172,7 @@ fn commits_beside_checkpoints() {
 fn a_checkpoint_beside_commits_of_another() {
     let mut scenario = scenario(&["fill k 0 300 100"], &["fill k 100 300 200", "batch -k1 -k2 -k150"], "checkpoint");
     scenario.options.push_str(" eventual");
-    scenario.beside = Some("fill k 50 400 150".into());
+    scenario.beside = Some("fill k 50 400 1500".into());
     scenario.prepare().play(&[Company::Writer]);
 }
 

@@ -73,7 +73,7 @@ fn code(line: &str) -> &str {
 
 /// From top to bottom; imports go downward, or stay on their floor.
 const FLOORS: [&[&str]; 8] = [
-    &["lib"],
+    &["lib", "sim"],
     &["db", "options", "stats"],
     &["txn"],
     &["engine"],

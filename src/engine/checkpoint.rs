@@ -268,8 +268,11 @@ impl Core {
         // The same test as on reading: a store whose counts are not to be believed is not written on.
         header.check().map_err(|bad| self.corrupt(0, format!("the header of a checkpoint would be wrong: {bad:?}")))?;
         let b = self.geometry.slot_b();
-        self.rewrite(b, HEADER_LEN as u64)?;
-        self.sync_range(b, HEADER_LEN as u64).map_err(|e| self.poison(e))?;
+        // If a write of B has failed half-way it holds no header, and takes what A has.
+        let is_whole = |slot: &u64| self.map.bytes(*slot, HEADER_LEN as u64).is_some_and(|s| Header::parse(s).is_ok());
+        let whole = [b, 0].into_iter().find(is_whole).ok_or_else(|| self.corrupt(0, "both header slots"))?;
+        let again = self.map.bytes(whole, HEADER_LEN as u64).unwrap_or_default().to_vec();
+        self.write_slot(b, &again)?;
         for slot in [0, b] {
             self.write_slot(slot, header.as_bytes())?;
         }

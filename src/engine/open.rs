@@ -214,6 +214,26 @@ enum Role {
 }
 
 fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
+    attach_with(path, options, |role, file, geometry| match role {
+        Role::ReadsAlone => {
+            let slack = PRIVATE_SLACK + file.metadata()?.len() / 4;
+            Ok(Box::new(PrivateDisk::new(file, slack)?))
+        }
+        _ => Ok(Box::new(FileDisk::new(file, !options.read_only, geometry.extent, options.reserve)?)),
+    })
+}
+
+/// Opens the store at `path` on a disk of the caller's, which has the same file, past the registry.
+#[cfg(feature = "faults")]
+pub fn open_on(path: &Path, options: &Options, disk: Box<dyn Disk>) -> Result<Arc<Handle>> {
+    Ok(Arc::new(Handle { engine: attach_with(path, options, |_, _, _| Ok(disk))?, closed: false }))
+}
+
+fn attach_with(
+    path: &Path,
+    options: &Options,
+    disk: impl FnOnce(Role, File, &Geometry) -> std::io::Result<Box<dyn Disk>>,
+) -> Result<Arc<Engine>> {
     let write = !options.read_only;
     let file = open_file(path, write)?;
     let volatile_fs = is_volatile(&file, path)?;
@@ -224,13 +244,7 @@ fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
     let header = read_header(&file, path)?;
     let geometry = Geometry::of(&header);
     let failed = |source| Error::Io { path: path.to_path_buf(), op: "map", offset: None, source };
-    let disk: Box<dyn Disk> = match role {
-        Role::ReadsAlone => {
-            let slack = PRIVATE_SLACK + file.metadata().map_err(failed)?.len() / 4;
-            Box::new(PrivateDisk::new(file, slack).map_err(failed)?)
-        }
-        _ => Box::new(FileDisk::new(file, write, geometry.extent, options.reserve).map_err(failed)?),
-    };
+    let disk = disk(role, file, &geometry).map_err(failed)?;
     let map = disk.map().clone();
     let core = Core {
         path: path.to_path_buf(),

@@ -145,7 +145,8 @@ fn on_a_full_disk_a_store_stays_usable() {
 
 #[test]
 fn at_the_limit_of_file_sizes_a_store_stays_usable() {
-    let (dir, program) = open_place();
+    let (_place, program) = open_place();
+    let dir = fast_dir();
     let mut shell = Command::new("sh");
     // In units of 512 bytes. Ignored, the signal becomes the error that it stands for.
     shell.args(["-c", "ulimit -f 8192; trap '' XFSZ; exec \"$0\" --exact system::child"]).arg(program);

@@ -384,7 +384,9 @@ impl<'a> Trial<'a> {
         judge.tell(&mut agents[0], "put decided yes");
         judge.settle(&mut agents[0]);
         let usual = ["fill z 0 6 2500", "checkpoint", "fill z 3 9 3000", "batch eventual -z1 z2=_"];
-        for order in self.stage.scenario.after.iter().map(String::as_str).chain(usual) {
+        // Without a checkpoint of theirs, recovery has to begin where the dead left it.
+        let usual = if n.is_multiple_of(3) { &usual[2..] } else { &usual };
+        for order in self.stage.scenario.after.iter().map(String::as_str).chain(usual.iter().copied()) {
             judge.tell(&mut agents[0], order);
         }
         agents.iter_mut().for_each(|agent| judge.is_sound(agent));

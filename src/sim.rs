@@ -1,0 +1,445 @@
+//! A disk that loses its power: the engine's other disk, for tests.
+//!
+//! The file lies in memory and is mapped as any other, so stores through the map work as they do on a real one.
+//! Beside it stands what the medium holds for certain, and for each sector of 512 bytes all values it was given
+//! since: a power cut leaves any of them, each sector for itself. A sync makes its range certain. What is stored
+//! through the map is noticed at the next call, and is taken for something that may have reached the medium at any
+//! moment.
+//!
+//! A failed sync leaves its sectors clean: a later one does not write them, unless they are written again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tempfile::NamedTempFile;
+
+use crate::control::{LAYOUT, VOLATILE_LEN, Word, load};
+use crate::db::Db;
+use crate::error::Result;
+use crate::format::{PAGE, round_up};
+use crate::options::Options;
+use crate::sys::disk::Disk;
+use crate::sys::file;
+use crate::sys::map::Map;
+
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
+/// Address space of a map: these stores are small, and are opened often.
+const RESERVE: u64 = 64 << 20;
+/// Bytes of memory that are looked at together.
+const PIECE: usize = 16 << 10;
+
+/// Calls that reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `Disk::write`
+    Write,
+    /// `Disk::sync`
+    Sync,
+    /// `Disk::allocate`
+    Allocate,
+}
+
+/// What a power cut at one moment may leave.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// What the medium holds for certain, its length included.
+    durable: Arc<Vec<u8>>,
+    /// Lengths the file has had since.
+    lens: Vec<u64>,
+    /// Values other than the durable one that a sector has had since.
+    maybe: BTreeMap<u64, Vec<Arc<[u8]>>>,
+    /// Those of them that were written by a call, not through the map.
+    written: BTreeSet<u64>,
+    /// Never read after a power cut.
+    volatile: Range<u64>,
+    /// Calls before it.
+    pub calls: u64,
+    /// What the test has noted last.
+    pub note: u64,
+    /// Seq up to which the store says that it is durable.
+    pub claimed: u64,
+}
+
+impl Moment {
+    /// How many outcomes each choice has: the length first, then the sectors that calls have written.
+    pub fn choices(&self) -> Vec<u64> {
+        let sectors = self.written.iter().map(|sector| 1 + self.maybe[sector].len() as u64);
+        [1 + self.lens.len() as u64].into_iter().chain(sectors).collect()
+    }
+
+    /// The file after a power cut with these outcomes. Noise decides what was stored through the map.
+    pub fn cut(&self, picks: &[u64], noise: u64) -> Vec<u8> {
+        let mut noise = Noise(noise);
+        let len = *self.lens.get((picks[0] as usize).wrapping_sub(1)).unwrap_or(&(self.durable.len() as u64));
+        let mut image = self.start(len);
+        let picks: BTreeMap<u64, u64> = self.written.iter().copied().zip(picks[1..].iter().copied()).collect();
+        for (&sector, values) in &self.maybe {
+            let pick = picks.get(&sector).copied().unwrap_or_else(|| noise.below(1 + values.len() as u64));
+            if let Some(value) = values.get((pick as usize).wrapping_sub(1)) {
+                put(&mut image, sector, value);
+            }
+        }
+        self.spoil_volatile(&mut image, &mut noise);
+        image
+    }
+
+    /// The file after a power cut where noise decides everything: also lengths in between, and torn sectors.
+    pub fn cut_anyhow(&self, noise: u64) -> Vec<u8> {
+        let mut noise = Noise(noise);
+        let first = self.durable.len() as u64;
+        let last = self.lens.iter().copied().fold(first, u64::max);
+        let whole = *[first, last].get(noise.below(2) as usize).unwrap_or(&last);
+        let odd = first + noise.below((last - first) / PAGE + 1) * PAGE;
+        let mut image = self.start(if noise.below(4) == 0 { odd } else { whole });
+        // Some cuts come early, some late: else of many sectors nearly half would always be old.
+        let bias = noise.below(9);
+        for (&sector, values) in &self.maybe {
+            if noise.below(8) >= bias {
+                continue;
+            }
+            let late = noise.below(2) == 0;
+            let pick = if late { values.len() - 1 } else { noise.below(values.len() as u64) as usize };
+            let torn = if noise.below(16) == 0 { noise.below(SECTOR / 8) * 8 } else { SECTOR };
+            put(&mut image, sector, &values[pick][..torn as usize]);
+        }
+        self.spoil_volatile(&mut image, &mut noise);
+        image
+    }
+
+    fn start(&self, len: u64) -> Vec<u8> {
+        let mut image = self.durable.to_vec();
+        image.resize(len as usize, 0);
+        image
+    }
+
+    /// The durable value is the only one.
+    fn forget(&mut self, sector: u64) {
+        self.maybe.remove(&sector);
+        self.written.remove(&sector);
+    }
+
+    fn spoil_volatile(&self, image: &mut [u8], noise: &mut Noise) {
+        let end = self.volatile.end.min(image.len() as u64);
+        let word = noise.next().to_le_bytes();
+        let spoiled = &mut image[self.volatile.start as usize..end as usize];
+        spoiled.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word);
+    }
+}
+
+/// Puts the beginning of a sector, as far as the file reaches.
+fn put(image: &mut [u8], sector: u64, value: &[u8]) {
+    let at = (sector * SECTOR) as usize;
+    if let Some(place) = image.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+/// SplitMix64.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// What changes with each call.
+struct State {
+    now: Moment,
+    /// The file as it was at the last call.
+    seen: Vec<u8>,
+    /// Sectors that the next sync of their range writes.
+    dirty: BTreeSet<u64>,
+    /// Calls so far, by kind.
+    counts: [u64; 3],
+    /// The call that fails.
+    failing: Option<(Call, u64, ErrorKind)>,
+    failed: bool,
+    /// One in so many moments is kept; 0: none.
+    keep: u64,
+    kept: Vec<Moment>,
+    noise: Noise,
+}
+
+struct Inner {
+    file: NamedTempFile,
+    map: Arc<Map>,
+    state: Mutex<State>,
+}
+
+/// The simulated disk, with one file. Clones are the same disk.
+#[derive(Clone)]
+pub struct SimDisk(Arc<Inner>);
+
+impl SimDisk {
+    /// A disk that holds `image`, the file of a store with this extent size. `dir` should be in memory.
+    pub fn new(dir: &Path, image: Vec<u8>, extent: u64) -> io::Result<SimDisk> {
+        let mut file = NamedTempFile::new_in(dir)?;
+        file.write_all(&image)?;
+        let map = Arc::new(Map::shared(file.as_file(), true, extent, RESERVE)?);
+        let seen = image.clone();
+        let now = Moment {
+            durable: Arc::new(image),
+            lens: Vec::new(),
+            maybe: BTreeMap::new(),
+            written: BTreeSet::new(),
+            volatile: extent..extent + round_up(VOLATILE_LEN, extent),
+            calls: 0,
+            note: 0,
+            claimed: 0,
+        };
+        let state = State {
+            now,
+            seen,
+            dirty: BTreeSet::new(),
+            counts: [0; 3],
+            failing: None,
+            failed: false,
+            keep: 0,
+            kept: Vec::new(),
+            noise: Noise(0),
+        };
+        Ok(SimDisk(Arc::new(Inner { file, map, state: Mutex::new(state) })))
+    }
+
+    /// Opens the store. Memory is as the last one who had it open left it.
+    ///
+    /// # Errors
+    /// As `Options::open`.
+    pub fn open(&self, options: &Options) -> Result<Db> {
+        Db::open_on(self.0.file.path(), options, Box::new(self.clone()))
+    }
+
+    /// Remembers a number of the caller's with all moments from now on.
+    pub fn note(&self, note: u64) {
+        self.0.state.lock().now.note = note;
+    }
+
+    /// Keeps the moment before each call from now on; of several, one in `n`.
+    pub fn keep_one_in(&self, n: u64, noise: u64) {
+        let mut state = self.0.state.lock();
+        (state.keep, state.noise) = (n, Noise(noise));
+    }
+
+    /// The moments that were kept so far.
+    pub fn take_kept(&self) -> Vec<Moment> {
+        std::mem::take(&mut self.0.state.lock().kept)
+    }
+
+    /// What a power cut now may leave.
+    pub fn now(&self) -> io::Result<Moment> {
+        let mut state = self.0.state.lock();
+        self.observe(&mut state)?;
+        Ok(state.now.clone())
+    }
+
+    /// Notices what was stored through the map since the last call, and keeps the moment.
+    pub fn mark(&self) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        self.observe(&mut state)?;
+        state.keep();
+        Ok(())
+    }
+
+    /// The `n`-th call of a kind from now on, counted from 0, fails with this error.
+    pub fn fail(&self, call: Call, n: u64, error: ErrorKind) {
+        let mut state = self.0.state.lock();
+        let n = state.counts[call as usize] + n;
+        (state.failing, state.failed) = (Some((call, n, error)), false);
+    }
+
+    /// Whether the call that was to fail has.
+    pub fn has_failed(&self) -> bool {
+        self.0.state.lock().failed
+    }
+
+    /// Calls of a kind so far.
+    pub fn count(&self, call: Call) -> u64 {
+        self.0.state.lock().counts[call as usize]
+    }
+
+    /// Some of what a failed sync left clean leaves memory, and comes back as the medium has it. Nobody has the store
+    /// open.
+    pub fn evict(&self, noise: u64) -> io::Result<()> {
+        let mut noise = Noise(noise);
+        let mut state = self.0.state.lock();
+        self.observe(&mut state)?;
+        let State { now, seen, dirty, .. } = &mut *state;
+        let end = now.durable.len() as u64 / SECTOR;
+        let clean: Vec<u64> = now.maybe.keys().copied().filter(|n| *n < end && !dirty.contains(n)).collect();
+        for sector in clean {
+            let values = &now.maybe[&sector];
+            let pick = noise.below(2 + values.len() as u64) as usize;
+            if pick > values.len() {
+                continue;
+            }
+            let place = place(sector);
+            let value = values.get(pick).map_or(&now.durable[place.clone()], |value| &value[..]);
+            self.0.file.as_file().write_all_at(value, sector * SECTOR)?;
+            seen[place.clone()].copy_from_slice(value);
+            let value = value.to_vec();
+            Arc::make_mut(&mut now.durable)[place].copy_from_slice(&value);
+            now.forget(sector);
+        }
+        Ok(())
+    }
+
+    /// Notes what has changed in memory since the last look.
+    fn observe(&self, state: &mut State) -> io::Result<()> {
+        let file = self.0.file.as_file();
+        let len = file.metadata()?.len();
+        state.seen.resize(len as usize, 0);
+        let volatile = state.now.volatile.clone();
+        for part in [0..volatile.start, volatile.end..len] {
+            let mut at = part.start;
+            while at < part.end {
+                let mut memory = [0; PIECE];
+                let memory = &mut memory[..PIECE.min((part.end - at) as usize)];
+                file.read_exact_at(memory, at)?;
+                if *memory != state.seen[at as usize..at as usize + memory.len()] {
+                    state.take_over(at / SECTOR, memory);
+                }
+                at += memory.len() as u64;
+            }
+        }
+        state.now.claimed = self.claimed(volatile.start);
+        Ok(())
+    }
+
+    /// Others may count on this at once.
+    fn claimed(&self, control: u64) -> u64 {
+        let word = |word: Word| self.0.map.words::<1>(control + word as u64 * 8).map_or(0, |cell| load(&cell[0]));
+        if word(Word::Layout) == LAYOUT { word(Word::Durable) } else { 0 }
+    }
+
+    /// Every call begins here: the moment before it, and whether it fails.
+    fn begin(&self, state: &mut State, call: Call) -> io::Result<()> {
+        self.observe(state)?;
+        state.keep();
+        state.now.calls += 1;
+        state.counts[call as usize] += 1;
+        match state.failing {
+            Some((kind, n, error)) if kind == call && state.counts[call as usize] == n + 1 => {
+                state.failed = true;
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn place(sector: u64) -> Range<usize> {
+    (sector * SECTOR) as usize..((sector + 1) * SECTOR) as usize
+}
+
+fn sectors(pos: u64, len: u64) -> Range<u64> {
+    pos / SECTOR..(pos + len).div_ceil(SECTOR)
+}
+
+impl State {
+    fn keep(&mut self) {
+        if self.keep != 0 && self.noise.below(self.keep) == 0 {
+            self.kept.push(self.now.clone());
+        }
+    }
+
+    /// Notes the sectors of `memory`, from sector `first` on, that differ from what was seen last.
+    fn take_over(&mut self, first: u64, memory: &[u8]) {
+        for (n, value) in memory.chunks(SECTOR as usize).enumerate() {
+            let sector = first + n as u64;
+            let place = place(sector);
+            if self.seen[place.clone()] == *value {
+                continue;
+            }
+            self.seen[place.clone()].copy_from_slice(value);
+            self.dirty.insert(sector);
+            let durable = self.now.durable.get(place).is_some_and(|durable| durable == value);
+            let values = self.now.maybe.get(&sector);
+            if !durable && values.is_none_or(|values| values.iter().all(|known| **known != *value)) {
+                self.now.maybe.entry(sector).or_default().push(value.into());
+            }
+        }
+    }
+
+    /// A sync that went well.
+    fn make_durable(&mut self, sectors: Range<u64>) {
+        let durable = Arc::make_mut(&mut self.now.durable);
+        durable.resize(self.seen.len(), 0);
+        self.now.lens.clear();
+        let written: Vec<u64> = self.dirty.range(sectors).copied().collect();
+        for &sector in &written {
+            durable[place(sector)].copy_from_slice(&self.seen[place(sector)]);
+            self.dirty.remove(&sector);
+        }
+        written.into_iter().for_each(|sector| self.now.forget(sector));
+    }
+}
+
+impl Disk for SimDisk {
+    fn map(&self) -> &Arc<Map> {
+        &self.0.map
+    }
+
+    fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        let begun = self.begin(&mut state, Call::Write);
+        assert!(pos + bytes.len() as u64 <= state.seen.len() as u64, "write of space that was not allocated");
+        // A failed write leaves any part.
+        let part = if begun.is_err() { bytes.len() / 2 } else { bytes.len() };
+        self.0.file.as_file().write_all_at(&bytes[..part], pos)?;
+        self.observe(&mut state)?;
+        for sector in sectors(pos, part as u64) {
+            state.dirty.insert(sector);
+            if state.now.maybe.contains_key(&sector) {
+                state.now.written.insert(sector);
+            }
+        }
+        begun
+    }
+
+    fn sync(&self, pos: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let mut state = self.0.state.lock();
+        let range = sectors(pos, len);
+        match self.begin(&mut state, Call::Sync) {
+            Ok(()) => state.make_durable(range),
+            Err(error) => {
+                state.dirty.retain(|sector| !range.contains(sector));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        self.begin(&mut state, Call::Allocate)?;
+        file::allocate(self.0.file.as_file(), pos, len)?;
+        let end = self.len()?;
+        if end > state.seen.len() as u64 {
+            state.seen.resize(end as usize, 0);
+            state.now.lens.push(end);
+        }
+        self.0.map.set_len(end)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.file.as_file().metadata()?.len())
+    }
+}

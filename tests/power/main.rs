@@ -1,0 +1,124 @@
+//! The power fails at every call that reaches the disk, and calls fail: what is found afterwards is a committed
+//! prefix of history with everything in it that was acknowledged.
+//!
+//! The engine runs on a simulated disk. A failure prints the seed: `SLOTDB_SEED` replays it, `SLOTDB_ROUNDS` makes
+//! for more cuts and longer histories.
+
+mod base;
+#[path = "../common/mod.rs"]
+mod common;
+mod judge;
+mod run;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use base::{Base, workloads};
+use common::{Rng, number};
+use judge::{Cuts, examine, judge};
+use run::{Run, Step};
+use slotdb::Durability;
+use slotdb::sim::Call;
+
+/// What a store holds.
+type State = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
+
+/// The states that may be found after a power cut.
+type Promise = Arc<Vec<State>>;
+
+/// The seed of a test, printed so that a failure can be replayed.
+fn seed() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_nanos() as u64;
+    let seed = number("SLOTDB_SEED", now);
+    eprintln!("SLOTDB_SEED={seed}");
+    seed
+}
+
+#[test]
+fn a_cut_at_every_call_of_short_histories() {
+    let seed = seed();
+    let rounds = number("SLOTDB_ROUNDS", 1);
+    let mut cuts = Cuts::new(seed, rounds, true);
+    for workload in workloads() {
+        let mut run = Run::start(&workload.base, 1, seed);
+        run.play(&workload.steps);
+        cuts.every_moment(&workload.name, &mut run);
+    }
+    eprintln!("{} power cuts", cuts.tried);
+}
+
+#[test]
+fn random_cuts_of_long_histories() {
+    let seed = seed();
+    let rounds = number("SLOTDB_ROUNDS", 1);
+    let base = Base::empty();
+    let mut cuts = Cuts::new(seed, 2, false);
+    for round in 0..8 * rounds {
+        let mut rng = Rng::new(seed.wrapping_add(round));
+        let steps = random_steps(&mut rng, 150);
+        let mut run = Run::start(&base, 12, rng.next());
+        run.play(&steps);
+        cuts.every_moment(&format!("history {round}"), &mut run);
+    }
+    eprintln!("{} power cuts", cuts.tried);
+}
+
+fn random_steps(rng: &mut Rng, count: usize) -> Vec<Step> {
+    let step = |rng: &mut Rng| match rng.below(20) {
+        0 => Step::Checkpoint,
+        1 => Step::Sync,
+        2 => Step::Reopen,
+        n => Step::random_commit(rng, if n < 11 { Durability::Immediate } else { Durability::Eventual }),
+    };
+    (0..count).map(|_| step(rng)).collect()
+}
+
+#[test]
+fn a_cut_inside_recovery_and_again() {
+    let seed = seed();
+    let rounds = number("SLOTDB_ROUNDS", 1);
+    let mut rng = Rng::new(seed);
+    let mut tried = 0;
+    for workload in workloads() {
+        let mut run = Run::start(&workload.base, 12, rng.next());
+        run.play(&workload.steps);
+        for (moment, promise) in run.moments() {
+            for _ in 0..rounds {
+                let first = examine(&workload.base, moment.cut_anyhow(rng.next()), 3, rng.next());
+                for inside in first.moments {
+                    let again = examine(&workload.base, inside.cut_anyhow(rng.next()), 6, rng.next());
+                    for last in again.moments {
+                        judge(&workload.base, last.cut_anyhow(rng.next()), &promise, &workload.name, &mut rng);
+                        tried += 1;
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{tried} cuts inside a second recovery");
+}
+
+#[test]
+fn every_call_fails_once() {
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    let mut tried = 0;
+    for workload in workloads() {
+        for call in [Call::Write, Call::Sync, Call::Allocate] {
+            for n in 0.. {
+                let error = *rng.pick(&[ErrorKind::StorageFull, ErrorKind::Other]);
+                let name = format!("{}: {call:?} {n} fails", workload.name);
+                let mut run = Run::failing(&workload.base, call, n, error, rng.next());
+                run.play(&workload.steps);
+                if !run.has_failed() {
+                    break;
+                }
+                run.goes_on(call, &name);
+                run.survives(&name, &mut rng);
+                tried += 1;
+            }
+        }
+    }
+    eprintln!("{tried} failures");
+}

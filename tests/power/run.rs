@@ -1,0 +1,259 @@
+//! Plays a history on a simulated disk, and keeps account of what has been promised.
+
+use std::io::ErrorKind;
+
+use slotdb::sim::{Call, Moment, SimDisk};
+use slotdb::{Db, Durability, Error, Options, Result};
+
+use super::base::{Base, EXTENT, contents, key};
+use super::judge::{Cuts, judge};
+use super::{Promise, State};
+use crate::common::Rng;
+
+/// Keys and their new values; none: delete.
+pub type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// One step of a history.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Commit(Durability, Writes),
+    Checkpoint,
+    /// A checkpoint whose n-th write fails.
+    FailingCheckpoint(u64),
+    Sync,
+    /// All processes end; the next one finds memory as it was.
+    Reopen,
+}
+
+impl Step {
+    pub fn random_commit(rng: &mut Rng, durability: Durability) -> Step {
+        let count = if rng.one_in(4) { 1 + rng.below(30) } else { 1 };
+        let write = |rng: &mut Rng| {
+            let key = key(rng.below(300) as usize);
+            let longest = *rng.pick(&[8, 40, 600, 20_000]);
+            let len = rng.below(longest) as usize;
+            (key, (!rng.one_in(4)).then(|| rng.bytes(len)))
+        };
+        Step::Commit(durability, (0..count).map(|_| write(rng)).collect())
+    }
+}
+
+pub fn options() -> Options {
+    let mut options = Options::new();
+    options.extent_size(EXTENT);
+    options
+}
+
+/// Applies a commit in one transaction.
+pub fn commit(db: &Db, durability: Durability, writes: &Writes) -> Result<u64> {
+    let mut txn = db.begin_write()?;
+    txn.set_durability(durability);
+    for (key, value) in writes {
+        match value {
+            Some(value) => txn.put(key, value)?,
+            None => drop(txn.delete(key)?),
+        }
+    }
+    txn.commit()
+}
+
+/// The state after a commit.
+pub fn after(state: &State, writes: &Writes) -> State {
+    let mut after = (**state).clone();
+    for (key, value) in writes {
+        match value {
+            Some(value) => drop(after.insert(key.clone(), value.clone())),
+            None => drop(after.remove(key)),
+        }
+    }
+    State::new(after)
+}
+
+/// A history that is being played.
+pub struct Run {
+    base: Base,
+    disk: SimDisk,
+    db: Option<Db>,
+    /// What the live store may hold: more than one state while a commit is in doubt.
+    live: Vec<State>,
+    /// The store was opened anew after the failure.
+    mended: bool,
+    /// All promises so far; the last one holds now. The disk notes their indexes.
+    promises: Vec<Promise>,
+}
+
+impl Run {
+    /// Opens the base on a disk that keeps one in `keep` moments.
+    pub fn start(base: &Base, keep: u64, noise: u64) -> Run {
+        let mut run = Run::closed(base);
+        run.disk.keep_one_in(keep, noise);
+        run.open();
+        run
+    }
+
+    /// As `start`, but the n-th call of a kind fails; opening may be what makes it.
+    pub fn failing(base: &Base, call: Call, n: u64, error: ErrorKind, noise: u64) -> Run {
+        let mut run = Run::closed(base);
+        run.disk.keep_one_in(16, noise);
+        run.disk.fail(call, n, error);
+        run.open();
+        run
+    }
+
+    fn closed(base: &Base) -> Run {
+        let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+        let promises = vec![Promise::new(vec![base.state.clone()])];
+        Run { base: base.clone(), disk, db: None, live: vec![base.state.clone()], mended: false, promises }
+    }
+
+    fn open(&mut self) {
+        match self.disk.open(&options()) {
+            Ok(db) => self.db = Some(db),
+            Err(e) => assert!(self.disk.has_failed(), "cannot open: {e}"),
+        }
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.disk.has_failed()
+    }
+
+    fn promise(&mut self, states: Vec<State>) {
+        self.disk.note(self.promises.len() as u64);
+        self.promises.push(Promise::new(states));
+    }
+
+    /// Everything so far is on the medium.
+    fn all_is_durable(&mut self) {
+        self.resolve();
+        self.promise(self.live.clone());
+    }
+
+    /// A look at the store tells what has become of a commit in doubt.
+    fn resolve(&mut self) {
+        let Some(db) = &self.db else { return };
+        let found = contents(db);
+        assert!(self.live.contains(&found), "the live store holds something else");
+        self.live = vec![found];
+    }
+
+    pub fn play(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.step(step);
+            self.disk.mark().expect("memory can be read");
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let Some(db) = self.db.clone() else { return };
+        match step {
+            Step::Commit(durability, writes) => self.commit(&db, *durability, writes),
+            Step::Checkpoint | Step::Sync => {
+                let done = if matches!(step, Step::Sync) { db.sync() } else { db.checkpoint() };
+                match done {
+                    Ok(()) => self.all_is_durable(),
+                    Err(e) => assert!(self.disk.has_failed(), "{step:?}: {e}"),
+                }
+            }
+            Step::FailingCheckpoint(n) => {
+                if !self.disk.has_failed() {
+                    self.disk.fail(Call::Write, *n, ErrorKind::Other);
+                    if db.checkpoint().is_ok() {
+                        self.all_is_durable();
+                    }
+                    self.disk.fail(Call::Write, u64::MAX / 2, ErrorKind::Other);
+                }
+            }
+            Step::Reopen => {
+                drop(db);
+                self.reopen();
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.db = None;
+        self.mended = self.disk.has_failed();
+        self.open();
+        if self.db.is_some() {
+            self.resolve();
+            self.promise(self.live.clone());
+        }
+    }
+
+    fn commit(&mut self, db: &Db, durability: Durability, writes: &Writes) {
+        let afterwards: Vec<State> = self.live.iter().map(|state| after(state, writes)).collect();
+        let before = self.promises.last().expect("there is one from the start").clone();
+        self.promise(before.iter().chain(&afterwards).cloned().collect());
+        match commit(db, durability, writes) {
+            Ok(_) => {
+                self.live = afterwards;
+                if durability == Durability::Immediate {
+                    self.all_is_durable();
+                }
+            }
+            Err(e) => {
+                assert!(self.disk.has_failed(), "commit: {e}");
+                self.live.extend(afterwards);
+            }
+        }
+    }
+
+    /// The moments that were kept, with what was promised then.
+    pub fn moments(&mut self) -> Vec<(Moment, Promise)> {
+        let mut moments = self.disk.take_kept();
+        moments.push(self.disk.now().expect("memory can be read"));
+        moments.into_iter().map(|moment| (self.promises[moment.note as usize].clone(), moment)).map(swap).collect()
+    }
+
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// After a failed sync nothing more is committed; after any other failure life goes on.
+    pub fn goes_on(&mut self, call: Call, name: &str) {
+        let Some(db) = self.db.clone() else { return };
+        let writes = vec![(b"later".to_vec(), Some(b"1".to_vec()))];
+        for durability in [Durability::Eventual, Durability::Immediate] {
+            if call == Call::Sync && !self.mended {
+                let refused = commit(&db, durability, &writes);
+                assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a commit after it: {refused:?}");
+                assert!(db.begin_read().is_err(), "{name}: a snapshot after it");
+            } else {
+                let afterwards: Vec<State> = self.live.iter().map(|state| after(state, &writes)).collect();
+                let before = self.promises.last().expect("there is one from the start").clone();
+                self.promise(before.iter().chain(&afterwards).cloned().collect());
+                commit(&db, durability, &writes).unwrap_or_else(|e| panic!("{name}: a commit after it: {e}"));
+                self.live = afterwards;
+                self.resolve();
+            }
+        }
+        if call != Call::Sync || self.mended {
+            self.all_is_durable();
+            let faults = db.check(true).expect("a check");
+            assert!(faults.is_empty(), "{name}: {faults:?}");
+        }
+    }
+
+    /// Power cuts now, and an opening without one that makes a promise of what it finds.
+    pub fn survives(&mut self, name: &str, rng: &mut Rng) {
+        let mut cuts = Cuts::new(rng.next(), 1, false);
+        cuts.every_moment(name, self);
+        self.db = None;
+        if rng.one_in(2) {
+            self.disk.evict(rng.next()).expect("memory can be written");
+        }
+        let db = self.disk.open(&options()).unwrap_or_else(|e| panic!("{name}: opened again: {e}"));
+        let found = contents(&db);
+        let promise = self.promises.last().expect("there is one from the start");
+        assert!(promise.contains(&found), "{name}: opened again, it is no committed prefix");
+        db.sync().unwrap_or_else(|e| panic!("{name}: opened again: {e}"));
+        for _ in 0..2 {
+            let image = self.disk.now().expect("memory can be read").cut_anyhow(rng.next());
+            judge(&self.base, image, &Promise::new(vec![found.clone()]), &format!("{name}, opened again"), rng);
+        }
+    }
+}
+
+fn swap<A, B>((a, b): (A, B)) -> (B, A) {
+    (b, a)
+}
