@@ -84,13 +84,14 @@ fn a_new_store_has_these_bytes() {
 
 #[test]
 fn what_the_store_writes_is_what_the_document_says() {
-    for (keys, most) in [(5u64, 200), (40, 100_000), (6_000, 24)] {
+    let mut moved = 0;
+    for (keys, most) in [(5u64, 200), (40, 100_000), (6_000, 24), (1_500, 1_000)] {
         let dir = fast_dir();
         let path = dir.path().join("store");
         let mut rng = Rng::new(keys);
         let mut model = Pairs::new();
         for _ in 0..3 {
-            let db = options().open(&path).unwrap();
+            let db = options().max_dead_ratio(0.1).open(&path).unwrap();
             work(&db, &mut model, &mut rng, keys, most);
             if rng.one_in(2) {
                 db.checkpoint().unwrap();
@@ -102,10 +103,12 @@ fn what_the_store_writes_is_what_the_document_says() {
             let contents = image.contents();
             assert!(contents.pairs == model, "the second reader reads the same");
             look_closely(&image, &contents);
+            moved += contents.batches.iter().flat_map(|b| &b.records).filter(|r| r.flags & MOVED != 0).count();
             drop(db);
         }
         assert_eq!(Db::open(&path).unwrap().check(true).unwrap(), []);
     }
+    assert!(moved > 0, "the cleaner has written too");
 }
 
 /// Transactions of many puts and some deletes.

@@ -146,10 +146,8 @@ impl Case {
         if let Some(bytes) = *rng.pick(profile.checkpoint_bytes) {
             options.checkpoint_bytes(bytes);
         }
-        if rng.one_in(4) {
-            // The mapping has to grow with the file.
-            options.reserve(1);
-        }
+        // A mapping that has to grow with the file; a busy cleaner.
+        options.reserve(*rng.pick(&[1, MIB, 1 << 38])).max_dead_ratio(*rng.pick(&[0.1, 0.4]));
         let count = *rng.pick(profile.keys);
         let keys = (0..count).map(|n| key(n, count, &mut rng)).collect();
         let longest_value = *rng.pick(profile.longest_value);

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::format::extent::Kind as Use;
 use crate::format::hash_key;
 use crate::format::record::{Kind, RECORD_HEADER, SEGMENT_HEADER};
+use crate::log::Record;
 use crate::log::append::Batch;
 
 /// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 60 % live.
@@ -25,8 +26,19 @@ const FEW: u64 = 4;
 pub struct Cleaning {
     /// Position of the victim.
     segment: u64,
-    /// Where the next commit goes on; none: all that was live is in this batch.
-    next: Option<u64>,
+    /// How far the walk came.
+    walked: Walked,
+}
+
+/// How far a walk through a victim came.
+#[derive(Clone, Copy, Debug)]
+enum Walked {
+    /// The next commit goes on here.
+    To(u64),
+    /// To the link at the end: all that was live is in this batch, or was in earlier ones.
+    ToTheEnd,
+    /// To a record that is not whole. What stands behind it cannot be found this way.
+    ToDamage(u64),
 }
 
 impl Engine {
@@ -40,8 +52,8 @@ impl Engine {
         let Some((segment, at)) = core.victim(tail) else { return Ok(None) };
         let (_, end) = core.segment_of(segment)?;
         let budget = (batch.bytes() * PACE).min(MOST);
-        let next = core.walk(batch, at, end, budget)?;
-        Ok(Some(Cleaning { segment, next }))
+        let walked = core.walk(batch, at, end, budget)?;
+        Ok(Some(Cleaning { segment, walked }))
     }
 
     /// The batch is applied: notes how far the walk came, and retires a victim without live records.
@@ -52,12 +64,18 @@ impl Engine {
         if extent.state().kind() != Use::Log {
             return;
         }
-        match cleaning.next {
-            Some(at) => {
+        match cleaning.walked {
+            Walked::To(at) => {
                 core.set(Word::CleanAt, at);
                 core.set(Word::CleanSegment, cleaning.segment);
             }
-            None => {
+            Walked::ToDamage(at) => {
+                log::error!("{}: record at {at} is damaged; its segment is kept as it is", core.path.display());
+                // Nothing to gain here any more, and never empty: neither a victim again nor retired.
+                extent.set_live(extent.run() * core.geometry.extent);
+                core.set(Word::CleanSegment, 0);
+            }
+            Walked::ToTheEnd => {
                 // A death may have left the count too high; the walk has seen each record.
                 extent.set_live(0);
                 core.retire_segment(head, seq);
@@ -102,21 +120,19 @@ impl Core {
         (share < (1 << 16) * 9 / 10).then(|| (self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
     }
 
-    /// Adds the live ones of a segment's records to the batch. Returns where to go on, or none at the end of the
-    /// records.
-    fn walk(&self, batch: &mut Batch, from: u64, end: u64, budget: u64) -> Result<Option<u64>> {
-        let applied = self.get(Word::Applied);
+    /// Adds the live ones of a segment's records to the batch. A record that is not whole is not copied, which would
+    /// give it a right checksum, and its length leads nowhere.
+    fn walk(&self, batch: &mut Batch, from: u64, end: u64, budget: u64) -> Result<Walked> {
         let mut at = from;
         while at + RECORD_HEADER <= end {
             if at > from && at - from >= budget {
-                return Ok(Some(at));
+                return Ok(Walked::To(at));
             }
-            let Some(record) = self.try_record(at) else { return Ok(None) };
+            let Some(record) = self.try_record(at).filter(Record::is_whole) else { return Ok(Walked::ToDamage(at)) };
             let header = record.header;
             match header.kind() {
                 // Each segment but the one at the tail ends with a link.
-                None | Some(Kind::Link) => return Ok(None),
-                _ if header.seq() == 0 || header.seq() > applied => return Ok(None),
+                Some(Kind::Link) => return Ok(Walked::ToTheEnd),
                 Some(kind @ (Kind::Put | Kind::Delete)) => {
                     let hash = hash_key(record.key(), self.geometry.seed);
                     let live = self.find(hash, record.key())?.is_some_and(|newest| newest.position == at);
@@ -124,10 +140,11 @@ impl Core {
                         batch.push_moved(kind, hash, record.key(), record.value(), at);
                     }
                 }
-                Some(_) => {}
+                Some(Kind::Session | Kind::Commit) => {}
+                None => return Ok(Walked::ToDamage(at)),
             }
             at += header.len();
         }
-        Ok(None)
+        Ok(Walked::ToDamage(at))
     }
 }
