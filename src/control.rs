@@ -26,7 +26,7 @@ use crate::sys::lock::LockFile;
 use crate::sys::map::Map;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
-pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol1");
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol2");
 
 /// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,10 @@ pub enum Word {
     CleanSegment = 116,
     /// Where the cleaner goes on in it.
     CleanAt = 117,
+    /// Extents retired so far, in this lifetime.
+    RetiredTotal = 118,
+    /// `RetiredTotal` as of the last durable checkpoint.
+    CheckpointRetired = 119,
     /// Reader cells in use lie below this.
     CellsUsed = 120,
     /// Positions of the extent table's chunks.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::engine::check::Fault;
+use crate::engine::compact::Compaction;
 use crate::engine::open::{self, Handle};
 use crate::error::{Error, Result};
 use crate::format::hash_key;
@@ -149,6 +150,22 @@ impl Db {
     pub fn checkpoint(&self) -> Result<()> {
         self.engine().check_fork()?;
         self.engine().checkpoint()
+    }
+
+    /// Moves what lives to the front, and gives the space of what is dead back to the file system. Others stay attached
+    /// and go on; commits wait for single steps of it, of a few hundred KiB each. The file becomes shorter when the
+    /// last process closes it; until then its end has no space on the disk.
+    ///
+    /// `go_on` is told how far it is before each step, and may end it; so may a death, at any moment. Cost: reads the
+    /// segments that have dead space and writes what lives in them, at most a few times over, and some checkpoints.
+    /// Returns whether it came to the end. What open snapshots read stays.
+    ///
+    /// # Errors
+    /// `Full`, `MaxSize` if there is no space even for a first step; those of `checkpoint`. Whatever was done stands,
+    /// and the store is whole.
+    pub fn compact(&self, mut go_on: impl FnMut(Compaction) -> bool) -> Result<bool> {
+        self.engine().check_fork()?;
+        self.engine().compact(&mut go_on)
     }
 
     /// Makes all commits so far durable, Eventual ones of all processes included. Cost: one flush, shared with others.

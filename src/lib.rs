@@ -36,6 +36,7 @@ mod error;
 #[doc(hidden)]
 pub mod fault;
 mod format;
+mod growth;
 mod index;
 mod log;
 mod options;
@@ -52,6 +53,7 @@ mod txn;
 
 pub use db::Db;
 pub use engine::check::Fault;
+pub use engine::compact::Compaction;
 pub use error::{Error, Holder, Result};
 pub use options::{Durability, Options, WriterLock};
 pub use stats::{PinInfo, ProcessInfo, Seqs, Stats};

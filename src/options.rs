@@ -70,7 +70,7 @@ impl Default for Options {
             checkpoint_bytes: None,
             lock_timeout: Duration::from_secs(60),
             writer_lock: WriterLock::Adaptive,
-            max_dead_ratio: 0.4,
+            max_dead_ratio: 0.35,
         }
     }
 }
@@ -128,8 +128,9 @@ impl Options {
         self
     }
 
-    /// Bytes of log after which this handle's commits begin a checkpoint; it bounds the replay after a crash. Default:
-    /// 64 MiB, or half the index if that is more.
+    /// Bytes of log after which this handle's commits begin a checkpoint; it bounds the replay after a crash, and
+    /// what is retired meanwhile waits for it. Default: 64 MiB, or half the index if that is more; earlier when a
+    /// twelfth of the log's space waits to be used again.
     pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Self {
         self.checkpoint_bytes = Some(bytes);
         self
@@ -148,7 +149,7 @@ impl Options {
     }
 
     /// Share of the log (0.1 to 0.9) that may be dead before this handle's commits also copy live records out of
-    /// mostly dead segments. Lower: a smaller file, more copying. Default: 0.4.
+    /// mostly dead segments. Lower: a smaller file, more copying. Default: 0.35.
     pub fn max_dead_ratio(&mut self, ratio: f64) -> &mut Self {
         self.max_dead_ratio = ratio;
         self

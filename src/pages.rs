@@ -91,8 +91,15 @@ impl Core {
         }
     }
 
+    /// Gives a page back that nobody has seen.
+    pub fn release_page(&self, position: u64) {
+        self.set_page_state(position, PageState::Free);
+        self.add_live(self.extent_of(position), -1);
+        self.add(Word::FreePages, 1);
+    }
+
     /// Turns retired pages into free ones where the rule of reuse allows it; only when that may give many.
-    fn sweep_pages(&self) -> Result<()> {
+    pub fn sweep_pages(&self) -> Result<()> {
         if self.get(Word::RetiredPages) < self.geometry.pages() / 8 {
             return Ok(());
         }
@@ -122,5 +129,10 @@ impl Core {
         self.extent(number).set_live(busy);
         self.add(Word::FreePages, freed);
         self.add(Word::RetiredPages, -freed);
+        let own = self.geometry.pages() - map_pages;
+        if busy == map_pages && self.get(Word::FreePages) >= 2 * own {
+            self.add(Word::FreePages, -(own as i64));
+            self.free_run(number);
+        }
     }
 }

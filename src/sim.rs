@@ -6,7 +6,9 @@
 //! through the map is noticed at the next call, and is taken for something that may have reached the medium at any
 //! moment.
 //!
-//! A failed sync leaves its sectors clean: a later one does not write them, unless they are written again.
+//! A failed sync leaves its sectors clean: a later one does not write them, unless they are written again. To store
+//! through the map what stands there already would make them dirty too, which cannot be seen; so each opening makes
+//! those dirty that have been changed through the map only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Write};
@@ -20,7 +22,7 @@ use tempfile::NamedTempFile;
 
 use crate::control::{LAYOUT, VOLATILE_LEN, Word, load};
 use crate::db::Db;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{PAGE, round_up};
 use crate::options::Options;
 use crate::sys::disk::Disk;
@@ -43,6 +45,8 @@ pub enum Call {
     Sync,
     /// `Disk::allocate`
     Allocate,
+    /// `Disk::punch` and `Disk::truncate`
+    GiveBack,
 }
 
 /// What a power cut at one moment may leave.
@@ -165,7 +169,7 @@ struct State {
     /// Sectors that the next sync of their range writes.
     dirty: BTreeSet<u64>,
     /// Calls so far, by kind.
-    counts: [u64; 3],
+    counts: [u64; 4],
     /// The call that fails.
     failing: Option<(Call, u64, ErrorKind)>,
     failed: bool,
@@ -177,20 +181,20 @@ struct State {
 
 struct Inner {
     file: NamedTempFile,
-    map: Arc<Map>,
+    extent: u64,
     state: Mutex<State>,
 }
 
-/// The simulated disk, with one file. Clones are the same disk.
+/// The simulated disk, with one file. Clones are the same disk; each opening maps it anew.
 #[derive(Clone)]
-pub struct SimDisk(Arc<Inner>);
+pub struct SimDisk(Arc<Inner>, Arc<Map>);
 
 impl SimDisk {
     /// A disk that holds `image`, the file of a store with this extent size. `dir` should be in memory.
     pub fn new(dir: &Path, image: Vec<u8>, extent: u64) -> io::Result<SimDisk> {
         let mut file = NamedTempFile::new_in(dir)?;
         file.write_all(&image)?;
-        let map = Arc::new(Map::shared(file.as_file(), true, extent, RESERVE)?);
+        let map = map(&file, extent)?;
         let seen = image.clone();
         let now = Moment {
             durable: Arc::new(image),
@@ -206,14 +210,14 @@ impl SimDisk {
             now,
             seen,
             dirty: BTreeSet::new(),
-            counts: [0; 3],
+            counts: [0; 4],
             failing: None,
             failed: false,
             keep: 0,
             kept: Vec::new(),
             noise: Noise(0),
         };
-        Ok(SimDisk(Arc::new(Inner { file, map, state: Mutex::new(state) })))
+        Ok(SimDisk(Arc::new(Inner { file, extent, state: Mutex::new(state) }), map))
     }
 
     /// Opens the store. Memory is as the last one who had it open left it.
@@ -221,7 +225,15 @@ impl SimDisk {
     /// # Errors
     /// As `Options::open`.
     pub fn open(&self, options: &Options) -> Result<Db> {
-        Db::open_on(self.0.file.path(), options, Box::new(self.clone()))
+        {
+            let mut state = self.0.state.lock();
+            let State { now, dirty, .. } = &mut *state;
+            dirty.extend(now.maybe.keys().filter(|sector| !now.written.contains(sector)));
+        }
+        let path = self.0.file.path();
+        let io = |source| Error::Io { path: path.to_path_buf(), op: "map", offset: None, source };
+        let disk = SimDisk(self.0.clone(), map(&self.0.file, self.0.extent).map_err(io)?);
+        Db::open_on(path, options, Box::new(disk))
     }
 
     /// Remembers a number of the caller's with all moments from now on.
@@ -279,7 +291,7 @@ impl SimDisk {
         let mut state = self.0.state.lock();
         self.observe(&mut state)?;
         let State { now, seen, dirty, .. } = &mut *state;
-        let end = now.durable.len() as u64 / SECTOR;
+        let end = now.durable.len().min(seen.len()) as u64 / SECTOR;
         let clean: Vec<u64> = now.maybe.keys().copied().filter(|n| *n < end && !dirty.contains(n)).collect();
         for sector in clean {
             let values = &now.maybe[&sector];
@@ -322,7 +334,7 @@ impl SimDisk {
 
     /// Others may count on this at once.
     fn claimed(&self, control: u64) -> u64 {
-        let word = |word: Word| self.0.map.words::<1>(control + word as u64 * 8).map_or(0, |cell| load(&cell[0]));
+        let word = |word: Word| self.1.words::<1>(control + word as u64 * 8).map_or(0, |cell| load(&cell[0]));
         if word(Word::Layout) == LAYOUT { word(Word::Durable) } else { 0 }
     }
 
@@ -340,6 +352,10 @@ impl SimDisk {
             _ => Ok(()),
         }
     }
+}
+
+fn map(file: &NamedTempFile, extent: u64) -> io::Result<Arc<Map>> {
+    Ok(Arc::new(Map::shared(file.as_file(), true, extent, RESERVE)?))
 }
 
 fn place(sector: u64) -> Range<usize> {
@@ -391,7 +407,7 @@ impl State {
 
 impl Disk for SimDisk {
     fn map(&self) -> &Arc<Map> {
-        &self.0.map
+        &self.1
     }
 
     fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
@@ -436,7 +452,24 @@ impl Disk for SimDisk {
             state.seen.resize(end as usize, 0);
             state.now.lens.push(end);
         }
-        self.0.map.set_len(end)
+        self.1.set_len(end)
+    }
+
+    fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        self.begin(&mut state, Call::GiveBack)?;
+        file::punch(self.0.file.as_file(), pos, len)?;
+        self.observe(&mut state)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        self.begin(&mut state, Call::GiveBack)?;
+        self.0.file.as_file().set_len(len)?;
+        state.seen.truncate(len as usize);
+        state.dirty.retain(|sector| sector * SECTOR < len);
+        state.now.lens.push(len);
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

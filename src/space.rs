@@ -1,21 +1,17 @@
-//! Extents: handed out, retired, reused; the growth of the file; the standing reserve.
+//! Extents: handed out, retired, reused; the standing reserve.
 //!
 //! The extent table has one entry an extent: state, length of the run, bytes of live records, position of the next
-//! segment. It lies in chunks, each as large as all before it, so that it grows without moving. Everything here runs
-//! under the writer lock, or alone.
+//! segment. Everything here runs under the writer lock, or alone.
 //!
 //! The one rule of reuse, for extents and pages: what was retired at F may be handed out when no reader is older than F
 //! and, if a checkpoint may name it, the durable checkpoint is F or later.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
-use crate::error::{Error, Result};
+use crate::control::{CHUNKS, Core, EXTENT_WORDS, Word, load, store};
+use crate::error::Result;
 use crate::format::extent::{ExtentState, Kind};
-use crate::format::{MAX_POSITION, round_up};
-
-/// Growth is an eighth of the file, but at most this many bytes.
-const MOST_GROWTH: u64 = 1 << 30;
+use crate::growth::chunk_of;
 
 /// Who asks for space: puts leave the standing reserve alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,20 +73,6 @@ impl Extent<'_> {
     }
 }
 
-/// The chunk that holds entry `number`, and the entry's place in it.
-fn chunk_of(number: u64) -> (usize, u64) {
-    if number < FIRST_CHUNK {
-        return (0, number);
-    }
-    let chunk = (number / FIRST_CHUNK).ilog2() as usize + 1;
-    (chunk, number - (FIRST_CHUNK << (chunk - 1)))
-}
-
-/// Entries that the chunks up to and including `chunk` hold.
-fn capacity(chunk: usize) -> u64 {
-    FIRST_CHUNK << chunk
-}
-
 impl Core {
     /// The extent that holds a position.
     #[inline]
@@ -146,7 +128,7 @@ impl Core {
         if found.is_none() {
             self.recount();
             self.ensure_free(kind, run, claim)?;
-            found = self.find_free(run);
+            found = self.find_free(run).or_else(|| self.find_with_holes(run));
         }
         if found.is_none() {
             self.grow(run)?;
@@ -174,18 +156,21 @@ impl Core {
         head.set_state(ExtentState::new(kind));
     }
 
-    /// Gives a run back at once: nobody can have seen it.
+    /// Gives a run back at once: nobody can have seen it, or nobody can see it any more.
     pub fn free_run(&self, first: u64) {
-        let run = self.extent(first).run();
-        if self.extent(first).state().kind() == Kind::Log {
+        let (run, state) = (self.extent(first).run(), self.extent(first).state());
+        if state.kind() == Kind::Log {
             self.add(Word::LogExtents, -(run as i64));
         }
+        let kind = if state.is_hollow() { Kind::Hole } else { Kind::Free };
         for n in 0..run {
             let extent = self.extent(first + n);
             extent.0[1].store(1, Ordering::Relaxed);
-            extent.set_state(ExtentState::new(Kind::Free));
+            extent.set_state(ExtentState::new(kind));
         }
-        self.add(Word::Free, run as i64);
+        if kind == Kind::Free {
+            self.add(Word::Free, run as i64);
+        }
     }
 
     /// Puts a run out of use at `seq`.
@@ -200,6 +185,7 @@ impl Core {
         if head.state().kind() != Kind::Retired {
             head.set_state(ExtentState::retired(seq, seen));
             self.add(Word::Retired, head.run() as i64);
+            self.add(Word::RetiredTotal, head.run() as i64);
         }
     }
 
@@ -216,6 +202,7 @@ impl Core {
         }
         self.recount();
         self.sweep_extents()?;
+        self.fill_holes(need);
         let free = self.get(Word::Free);
         if free >= need { Ok(()) } else { self.grow(need - free) }
     }
@@ -237,6 +224,11 @@ impl Core {
         self.set(Word::Retired, retired);
     }
 
+    /// Free extents that are kept when space goes back: what the next commits are going to ask for.
+    pub fn working_reserve(&self) -> u64 {
+        self.standing_reserve() + (self.get(Word::LogExtents) / 4).max(4)
+    }
+
     /// Extents kept for deletes, checkpoints and recovery: the next blob, a segment, an extent of page copies, and the
     /// working directory and table that a recovery needs are in use already.
     pub fn standing_reserve(&self) -> u64 {
@@ -244,13 +236,13 @@ impl Core {
     }
 
     /// Extents of the next blob, at most.
-    fn next_blob(&self) -> u64 {
+    pub fn next_blob(&self) -> u64 {
         let blob = self.get(Word::BlobLen) + self.extents() * 24;
         (blob + blob / 4).div_ceil(self.geometry.extent)
     }
 
     /// Turns retired extents into free ones where the rule of reuse allows it.
-    fn sweep_extents(&self) -> Result<()> {
+    pub fn sweep_extents(&self) -> Result<()> {
         if self.get(Word::Retired) == 0 {
             return Ok(());
         }
@@ -285,91 +277,6 @@ impl Core {
         search(hint, end).or_else(|| search(0, hint.min(end)))
     }
 
-    /// Adds at least `need` extents in a row to the file: more while there is room, so that growth is rare.
-    pub fn grow(&self, need: u64) -> Result<()> {
-        let extent = self.geometry.extent;
-        let count = self.extents();
-        let generous = need.max((count / 8).min(MOST_GROWTH / extent));
-        match self.grow_by(count, generous) {
-            Err(Error::Full { .. } | Error::MaxSize { .. }) if generous > need => self.grow_by(count, need),
-            other => other,
-        }
-    }
-
-    fn grow_by(&self, count: u64, by: u64) -> Result<()> {
-        let extent = self.geometry.extent;
-        self.forget_lost_chunks(count);
-        let tables = self.missing_chunks(count + by);
-        let table: u64 = tables.iter().map(|&(_, extents)| extents).sum();
-        let (position, end) = (self.position_of(count), self.position_of(count + by + table));
-        let max = self.get(Word::MaxSize);
-        if max != 0 && end > max {
-            return Err(Error::MaxSize { path: self.path.clone(), max });
-        }
-        if end > MAX_POSITION {
-            return Err(Error::MaxSize { path: self.path.clone(), max: MAX_POSITION });
-        }
-        crate::fault::point();
-        self.disk.allocate(position, end - position).map_err(|source| Error::Full {
-            path: self.path.clone(),
-            needed: end - position,
-            source,
-        })?;
-        self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
-        let mut first = count;
-        for &(chunk, extents) in &tables {
-            store(self.chunk(chunk), self.position_of(first));
-            first += extents;
-        }
-        first = count;
-        for &(_, extents) in &tables {
-            self.mark_run(first, extents, Kind::Table);
-            first += extents;
-        }
-        for n in count + table..count + table + by {
-            self.extent(n).set_state(ExtentState::new(Kind::Free));
-        }
-        self.set(Word::Extents, self.extent_of(end));
-        self.add(Word::Free, by as i64);
-        log::debug!("{}: grown to {} extents of {extent} bytes", self.path.display(), self.extent_of(end));
-        Ok(())
-    }
-
-    /// Forgets chunks of a growth whose writer died before it was published: their extents are not in the file yet.
-    fn forget_lost_chunks(&self, count: u64) {
-        for chunk in 1..CHUNKS {
-            if load(self.chunk(chunk)) >= self.position_of(count) {
-                store(self.chunk(chunk), 0);
-            }
-        }
-    }
-
-    /// Chunks that the table still needs for `count` extents and for the chunks themselves, with their extents.
-    fn missing_chunks(&self, mut count: u64) -> Vec<(usize, u64)> {
-        let mut missing = Vec::new();
-        for chunk in 1..CHUNKS {
-            if chunk_of(count - 1).0 < chunk {
-                break;
-            }
-            if load(self.chunk(chunk)) == 0 {
-                missing.push((chunk, self.chunk_extents(chunk)));
-                count += self.chunk_extents(chunk);
-            }
-        }
-        missing
-    }
-
-    /// Extents that a chunk after the first one takes.
-    pub fn chunk_extents(&self, chunk: usize) -> u64 {
-        let entries = capacity(chunk) / 2;
-        round_up(entries * EXTENT_WORDS as u64 * 8, self.geometry.extent) / self.geometry.extent
-    }
-
-    /// Chunks after the first one that a file of `count` extents needs.
-    pub fn chunks_for(&self, count: u64) -> usize {
-        chunk_of(count.max(1) - 1).0
-    }
-
     /// Adds to a segment's live bytes; never below zero, since a death in mid-apply may have miscounted.
     pub fn add_live(&self, head: u64, difference: i64) -> u64 {
         let extent = self.extent(head);
@@ -387,20 +294,6 @@ pub fn reusable(retired: u64, seen: bool, horizon: u64, checkpoint: u64) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_tile_the_table() {
-        assert_eq!(chunk_of(0), (0, 0));
-        assert_eq!(chunk_of(FIRST_CHUNK - 1), (0, FIRST_CHUNK - 1));
-        assert_eq!(chunk_of(FIRST_CHUNK), (1, 0));
-        assert_eq!(chunk_of(2 * FIRST_CHUNK - 1), (1, FIRST_CHUNK - 1));
-        assert_eq!(chunk_of(2 * FIRST_CHUNK), (2, 0));
-        assert_eq!(chunk_of(4 * FIRST_CHUNK), (3, 0));
-        for chunk in 0..10 {
-            assert_eq!(chunk_of(capacity(chunk)).0, chunk + 1);
-            assert_eq!(chunk_of(capacity(chunk) - 1).0, chunk);
-        }
-    }
 
     #[test]
     fn reuse_waits_for_readers_and_for_the_checkpoint() {

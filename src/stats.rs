@@ -124,7 +124,7 @@ impl Core {
                     space.live = space.live.saturating_add(extent.live());
                     space.segments += 1;
                 }
-                Kind::Free => space.free += self.geometry.extent,
+                Kind::Free | Kind::Hole | Kind::Punching => space.free += bytes,
                 Kind::Retired => space.free += bytes,
                 Kind::Index => space.pages += extent.live() - self.geometry.map_pages().min(extent.live()),
                 _ => {}

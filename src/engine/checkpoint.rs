@@ -21,6 +21,10 @@ use crate::sys::lock::Mode;
 
 /// Least log since the last checkpoint that begins one.
 const LEAST_LOG: u64 = 64 << 20;
+/// Extents retired since the last checkpoint that begin one: so much of the log, ...
+const RETIRED_SHARE: u64 = 12;
+/// ... but not fewer than this.
+const LEAST_RETIRED: u64 = 8;
 /// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
 pub const CLOSE_LOG: u64 = 1 << 20;
 
@@ -30,6 +34,8 @@ struct Image {
     /// First extent of the blob's run.
     first: u64,
     ends: Ends,
+    /// Extents retired until then.
+    retired: u64,
     epoch: u64,
     file_len: u64,
     max_size: u64,
@@ -40,6 +46,24 @@ struct Image {
 impl Engine {
     /// Makes a checkpoint, unless nothing has changed since the last one. Waits for one that is under way.
     pub fn checkpoint(&self) -> Result<()> {
+        self.as_checkpointer(|| self.checkpoint_locked(false)).map(|_| ())
+    }
+
+    /// Makes a checkpoint even if only the length of the file has changed.
+    pub fn checkpoint_anyway(&self) -> Result<bool> {
+        self.as_checkpointer(|| self.checkpoint_locked(true))
+    }
+
+    /// Gives all free space but the standing reserve back to the file system.
+    pub fn give_back_all(&self) -> Result<()> {
+        self.as_checkpointer(|| {
+            self.give_back(self.core.standing_reserve());
+            Ok(())
+        })
+    }
+
+    /// Runs what only one at a time may do, in all processes.
+    fn as_checkpointer<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
         let core = &self.core;
         if !core.writable {
             return Err(crate::Error::ReadOnly { path: core.path.clone() });
@@ -51,14 +75,21 @@ impl Engine {
         if !wait_for_byte(core, bytes::CHECKPOINT, Mode::Exclusive, &deadline)? {
             return Err(deadline.error(core, "checkpoint lock"));
         }
-        let done = self.checkpoint_locked();
+        let done = work();
         core.locks.unlock_byte(bytes::CHECKPOINT).map_err(|e| core.io("unlock", None, e))?;
         done
     }
 
-    fn checkpoint_locked(&self) -> Result<()> {
+    /// Whether there was anything to do.
+    fn checkpoint_locked(&self, anyway: bool) -> Result<bool> {
         let core = &self.core;
-        let Some(mut image) = self.freeze()? else { return Ok(()) };
+        if !anyway
+            && core.ends().0 != core.get(Word::Checkpoint)
+            && let Err(e) = self.shrink_index_if_sparse()
+        {
+            log::warn!("{}: the index stays as large as it is: {e}", core.path.display());
+        }
+        let Some(mut image) = self.freeze(anyway)? else { return Ok(false) };
         match self.write_image(&mut image) {
             Ok(header) => core.write_headers(header)?,
             Err(e) => {
@@ -71,13 +102,31 @@ impl Engine {
         }
         core.lift(Word::DurableEpoch, image.epoch);
         core.set(Word::CheckpointLog, image.ends.log_total);
+        core.set(Word::CheckpointRetired, image.retired);
         core.set(Word::MaxSizeStored, image.max_size);
         core.lift(Word::Checkpoint, image.blob.seq);
         // The checkpoint stands; if the lock is not to be had, the next one frees the old blob.
         if let Ok(_writer) = self.lock_writer() {
             core.free_blobs(image.first);
         }
-        Ok(())
+        self.give_back(core.working_reserve());
+        Ok(true)
+    }
+
+    /// Gives free space beyond `keep` extents back to the file system. Under the checkpoint lock.
+    fn give_back(&self, keep: u64) {
+        let core = &self.core;
+        let aside = self.lock_writer().and_then(|_writer| {
+            core.sweep_pages()?;
+            core.sweep_extents()?;
+            // From here on space in front is taken first.
+            core.set(Word::FreeHint, 0);
+            Ok(core.set_aside(keep))
+        });
+        match aside {
+            Ok(aside) => core.punch(&aside),
+            Err(e) => log::warn!("{}: no space goes back now: {e}", core.path.display()),
+        }
     }
 
     /// Log, pages and blob, durable; the header that may name them now.
@@ -93,11 +142,12 @@ impl Engine {
     }
 
     /// Fixes the image under the writer lock. None: the last checkpoint is of this very state.
-    fn freeze(&self) -> Result<Option<Image>> {
+    fn freeze(&self, anyway: bool) -> Result<Option<Image>> {
         let core = &self.core;
         let _writer = self.lock_writer()?;
         let (seq, ends) = core.ends();
-        if seq == core.get(Word::Checkpoint) && core.get(Word::MaxSize) == core.get(Word::MaxSizeStored) {
+        let same = seq == core.get(Word::Checkpoint) && core.get(Word::MaxSize) == core.get(Word::MaxSizeStored);
+        if same && !anyway {
             return Ok(None);
         }
         let generation = core.get(Word::Generation) + 1;
@@ -114,14 +164,18 @@ impl Engine {
         core.set(Word::Epoch, epoch + 1);
         let blob = Blob { generation, seq, depth: core.root().depth(), pages, extents };
         let file_len = core.position_of(core.extents());
-        Ok(Some(Image { blob, first, ends, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))
+        let retired = core.get(Word::RetiredTotal);
+        Ok(Some(Image { blob, first, ends, retired, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))
     }
 
-    /// Begins a checkpoint beside the commits once there is enough log; at twice that the commit waits for it.
+    /// Begins a checkpoint beside the commits once there is enough log, or enough space that waits for one; at twice
+    /// that the commit waits for it.
     pub fn checkpoint_if_due(&self) -> Result<()> {
-        let log = self.log_since_checkpoint();
-        let Some(limit) = self.due_at(log) else { return Ok(()) };
-        if log >= 2 * limit {
+        let due = self.limits_passed();
+        if due == 0 {
+            return Ok(());
+        }
+        if due >= 2 {
             return self.checkpoint();
         }
         let mut background = self.background.lock();
@@ -150,12 +204,17 @@ impl Engine {
         }
     }
 
-    /// The limit that so much log has passed.
-    fn due_at(&self, log: u64) -> Option<u64> {
-        // The index as the last freeze saw it: asked for on each commit, so it must cost no walk.
-        let index = self.core.get(Word::BlobLen) / size_of::<BlobPage>() as u64 * PAGE;
-        let limit = self.settings.checkpoint_bytes.unwrap_or(LEAST_LOG.max(index / 2));
-        (log >= limit).then_some(limit)
+    /// How many times over a checkpoint is due. Asked for on each commit, so it must cost no walk.
+    fn limits_passed(&self) -> u64 {
+        let core = &self.core;
+        // The index as the last freeze saw it.
+        let index = core.get(Word::BlobLen) / size_of::<BlobPage>() as u64 * PAGE;
+        let asked = self.settings.checkpoint_bytes;
+        let log = self.log_since_checkpoint() / asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1);
+        let retired = core.get(Word::RetiredTotal).saturating_sub(core.get(Word::CheckpointRetired));
+        let share = LEAST_RETIRED.max(core.get(Word::LogExtents) / RETIRED_SHARE);
+        let space = retired / share.max(core.extent_of(asked.unwrap_or(0)));
+        if space == 1 && core.is_tight(index) { 2 } else { log.max(space) }
     }
 
     /// Waits for a checkpoint that this process runs beside the commits.
@@ -174,6 +233,14 @@ fn blob_extent(first: u64, run: u64, kind: u32, live: u64) -> BlobExtent {
 }
 
 impl Core {
+    /// The next segment would make a file longer that has twice the size of what lives in it, for want of a checkpoint.
+    fn is_tight(&self, index: u64) -> bool {
+        let (_, ends) = self.ends();
+        let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32)).saturating_add(index);
+        let file = self.position_of(self.extents());
+        self.get(Word::Free) <= self.standing_reserve() + 1 && file > live.saturating_mul(2) - live / 16
+    }
+
     /// Clears all mutable bits; lists the pages, and which of them changed since the last durable checkpoint.
     fn freeze_pages(&self) -> Result<(Vec<BlobPage>, Vec<usize>)> {
         let root = self.root();

@@ -41,17 +41,35 @@ enum Walked {
     ToDamage(u64),
 }
 
+/// Which segments are worth copying.
+#[derive(Clone, Copy, Debug)]
+pub struct Worth {
+    /// Those with at most so much alive, in 65,536ths.
+    pub live: u64,
+    /// Those from this extent on, whatever they hold.
+    pub cutoff: u64,
+}
+
+/// Commits leave segments alone that would give less than a tenth.
+const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
+
 impl Engine {
     /// Adds live records of the victim to a batch, if there is too much dead space.
     pub fn clean_into(&self, batch: &mut Batch, ends: Ends) -> Result<Option<Cleaning>> {
-        let core = &self.core;
-        if !core.wants_cleaning(ends, self.settings.max_dead_ratio) {
+        if !self.core.wants_cleaning(ends, self.settings.max_dead_ratio) {
             return Ok(None);
         }
+        let budget = batch.bytes() * PACE;
+        self.clean_step(batch, ends, COMMIT, budget)
+    }
+
+    /// Adds live records of the victim to a batch: those in the next `budget` bytes of it, at most 1 MiB.
+    pub fn clean_step(&self, batch: &mut Batch, ends: Ends, worth: Worth, budget: u64) -> Result<Option<Cleaning>> {
+        let core = &self.core;
         let tail = core.head_of(ends.tail)?;
-        let Some((segment, at)) = core.victim(tail) else { return Ok(None) };
+        let Some((segment, at)) = core.victim(tail, worth) else { return Ok(None) };
         let (_, end) = core.segment_of(segment)?;
-        let budget = (batch.bytes() * PACE).min(MOST);
+        let budget = budget.min(MOST);
         let walked = match core.extent(core.extent_of(segment)).live() {
             // Counts are never too low. Left behind by a dead writer that had not begun to use it, it holds no records.
             0 => Walked::ToTheEnd,
@@ -106,7 +124,7 @@ impl Core {
     }
 
     /// The victim and where to go on in it: the one in hand, else the segment with the least live share.
-    fn victim(&self, tail: u64) -> Option<(u64, u64)> {
+    fn victim(&self, tail: u64, worth: Worth) -> Option<(u64, u64)> {
         let segment = self.get(Word::CleanSegment);
         if segment != 0 && self.extent_of(segment) != tail {
             return Some((segment, self.get(Word::CleanAt)));
@@ -116,12 +134,13 @@ impl Core {
             let size = extent.run() * self.geometry.extent;
             // A value of many extents is not copied for the sake of what lies beside it.
             let small = extent.live() <= self.geometry.extent / 2 || extent.run() == 1;
-            let is_one = extent.state().kind() == Use::Log && n != tail && small;
-            is_one.then(|| (extent.live().saturating_mul(1 << 16) / size, n))
+            // One with damage counts as full of live records.
+            let is_one = extent.state().kind() == Use::Log && n != tail && small && extent.live() < size;
+            let share = extent.live().saturating_mul(1 << 16) / size;
+            (is_one && (share < worth.live || n >= worth.cutoff)).then_some((share, n))
         };
-        let (share, head) = (0..self.extents()).filter_map(|n| share(&n)).min()?;
-        // Less than a tenth to gain: the dead bytes are elsewhere.
-        (share < (1 << 16) * 9 / 10).then(|| (self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
+        let (_, head) = (0..self.extents()).filter_map(|n| share(&n)).min()?;
+        Some((self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
     }
 
     /// Adds the live ones of a segment's records to the batch. A record that is not whole is not copied, which would

@@ -32,12 +32,31 @@ impl Engine {
     /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops
     /// the batch.
     pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
+        self.core.check_poison()?;
+        let (applied, ends) = self.core.ends();
+        let salt = self.salt_after(applied)?;
+        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt)?;
+        self.commit_reserved(batch, applied + 1, after, cleaning, durability)
+    }
+
+    /// Commits a batch that has nothing but what the cleaner moves; Eventual. As `commit_batch`.
+    pub fn commit_moved(&self, batch: &mut Batch, cleaning: Option<Cleaning>) -> Result<Committed> {
+        self.core.check_poison()?;
+        let (applied, ends) = self.core.ends();
+        let salt = self.salt_after(applied)?;
+        let after = self.reserve_as_is(batch, applied + 1, ends, salt)?;
+        self.commit_reserved(batch, applied + 1, after, cleaning, Durability::Eventual)
+    }
+
+    fn commit_reserved(
+        &self,
+        batch: &Batch,
+        seq: u64,
+        after: Ends,
+        cleaning: Option<Cleaning>,
+        durability: Durability,
+    ) -> Result<Committed> {
         let core = &self.core;
-        core.check_poison()?;
-        let (applied, ends) = core.ends();
-        let seq = applied + 1;
-        let salt = if applied == core.get(Word::First) { Some(self.salt()?) } else { None };
-        let (after, cleaning) = self.reserve(batch, seq, ends, salt)?;
         core.set(Word::WriterActive, core.me().max(1));
         if durability == Durability::Immediate {
             core.lift(Word::LastImmediate, seq);
@@ -58,8 +77,10 @@ impl Engine {
         Error::InDoubt { path: self.core.path.clone(), seq, source: Box::new(source) }
     }
 
-    fn salt(&self) -> Result<[u8; 16]> {
-        host::random().map_err(|e| self.core.io("random", None, e))
+    /// The first batch of a lifetime begins with a session record.
+    fn salt_after(&self, applied: u64) -> Result<Option<[u8; 16]>> {
+        let first = applied == self.core.get(Word::First);
+        first.then(|| host::random().map_err(|e| self.core.io("random", None, e))).transpose()
     }
 
     /// Reserves and lays out a batch, together with records that the cleaner moves if there is room for them too.

@@ -4,6 +4,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod clean;
 pub mod commit;
+pub mod compact;
 pub mod create;
 pub mod keeper;
 pub mod lock;

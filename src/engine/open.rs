@@ -380,8 +380,9 @@ impl Engine {
         let mut done = Ok(());
         if wait_for_byte(core, bytes::OPEN, Mode::Exclusive, &deadline)? {
             let last = core.locks.try_byte(bytes::ATTACH, Mode::Exclusive).map_err(|e| core.io("lock", None, e))?;
-            if last && core.check_poison().is_ok() && self.log_since_checkpoint() > CLOSE_LOG {
-                done = self.checkpoint();
+            if last && core.check_poison().is_ok() {
+                let due = self.log_since_checkpoint() > CLOSE_LOG;
+                done = if due { self.checkpoint() } else { Ok(()) }.and_then(|()| self.cut());
             }
         }
         core.leave_process();

@@ -42,18 +42,16 @@ impl Core {
     /// name, so nothing is free at once.
     pub fn recover(&self, header: &Header, readers: bool) -> Result<()> {
         let found = self.read_log(header)?;
-        let mut count = self.extent_of(self.map.len());
         if self.shared {
             self.mend_headers(header)?;
             self.make_log_durable(&found)?;
-            count = self.reserved_extents(header, &found)?;
         }
         self.clear_volatile()?;
         // Private memory has no bound but its own.
         self.set(Word::MaxSize, if self.shared { header.max_size.get() } else { 0 });
         self.set(Word::MaxSizeStored, header.max_size.get());
         self.set(Word::BlobLen, header.blob_len.get());
-        let mut plan = self.plan(header, &found, count, readers)?;
+        let mut plan = self.plan(header, &found, readers)?;
         self.write_tables(&mut plan)?;
         self.write_page_maps(&found, readers)?;
         self.write_directory(&found.blob)?;
@@ -132,18 +130,11 @@ impl Core {
         Ok(())
     }
 
-    /// Extents that have their space: a growth may have died before it had reserved what it added to the file.
-    fn reserved_extents(&self, header: &Header, found: &Found) -> Result<u64> {
-        let (known, len) = (header.file_len.get(), self.map.len());
-        if len <= known || self.disk.allocate(known, len - known).is_ok() {
-            return Ok(self.extent_of(self.map.len()));
-        }
-        let segments = found.batches.iter().flat_map(|b| &b.segments);
-        Ok(self.extent_of(segments.map(|&(position, len)| position + len).fold(known, u64::max)))
-    }
-
-    fn plan(&self, header: &Header, found: &Found, count: u64, readers: bool) -> Result<Plan> {
-        let unused = if readers { ExtentState::retired(found.seq + 1, true) } else { ExtentState::new(Kind::Free) };
+    fn plan(&self, header: &Header, found: &Found, readers: bool) -> Result<Plan> {
+        // Unused extents may have been punched, or a growth may have died before it had reserved their space.
+        let held = ExtentState::retired(found.seq + 1, true).hollow();
+        let unused = if readers { held } else { ExtentState::new(Kind::Hole) };
+        let count = self.extent_of(self.map.len());
         let mut plan = Plan { extents: vec![(unused, 1, 0); count as usize] };
         for n in 0..self.geometry.fixed_extents() {
             plan.extents[n as usize].0 = ExtentState::new(Kind::Fixed);
@@ -175,7 +166,7 @@ impl Core {
         let extents = (first as usize)
             .checked_add(run as usize)
             .and_then(|end| plan.extents.get_mut(first as usize..end))
-            .filter(|extents| extents.iter().all(|e| matches!(e.0.kind(), Kind::Free | Kind::Retired)));
+            .filter(|extents| extents.iter().all(|e| matches!(e.0.kind(), Kind::Hole | Kind::Retired)));
         let Some(extents) = extents else {
             return Err(self.corrupt(self.position_of(first), "a run of extents lies over another"));
         };
@@ -238,21 +229,16 @@ impl Core {
     fn plan_table(&self, plan: &mut Plan, run: u64) -> Result<u64> {
         let mut found = 0;
         let end = plan.extents.iter().position(|e| {
-            found = if e.0.kind() == Kind::Free { found + 1 } else { 0 };
+            found = if e.0.kind() == Kind::Hole { found + 1 } else { 0 };
             found == run
         });
-        let first = match end {
-            Some(end) => end as u64 + 1 - run,
-            None => {
-                let first = plan.extents.len() as u64;
-                let (position, len) = (self.position_of(first), self.position_of(run));
-                let full = |source| crate::Error::Full { path: self.path.clone(), needed: len, source };
-                self.disk.allocate(position, len).map_err(full)?;
-                self.map.set_len(position + len).map_err(|e| self.io("map", position, e))?;
-                plan.extents.resize((first + run) as usize, (ExtentState::new(Kind::Free), 1, 0));
-                first
-            }
-        };
+        let first = end.map_or(plan.extents.len() as u64, |end| end as u64 + 1 - run);
+        let (position, len) = (self.position_of(first), self.position_of(run));
+        let full = |source| crate::Error::Full { path: self.path.clone(), needed: len, source };
+        self.disk.allocate(position, len).map_err(full)?;
+        self.map.set_len(position + len).map_err(|e| self.io("map", position, e))?;
+        let count = plan.extents.len().max((first + run) as usize);
+        plan.extents.resize(count, (ExtentState::new(Kind::Hole), 1, 0));
         // The table is written in whole: entries of a chunk that are not of the file read as free.
         let words = self.position_of(run) / 8 / EXTENT_WORDS as u64;
         for n in 0..words {

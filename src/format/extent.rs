@@ -3,7 +3,7 @@
 /// What an extent holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing.
+    /// Nothing, and its space is reserved.
     Free,
     /// Headers, control words and tables: never handed out.
     Fixed,
@@ -21,13 +21,19 @@ pub enum Kind {
     Retired,
     /// Not the first extent of its run.
     Inner,
+    /// Nothing, and it may have no space: `allocate` before use.
+    Hole,
+    /// On its way from free to hole.
+    Punching,
 }
 
-/// The state word of an extent: kind in 4 bits, one flag, and 52 bits of seq (retired) or distance to the head (inner).
+/// The state word of an extent: kind in 4 bits, two flags, and 52 bits of seq (retired) or of distance to the head
+/// (inner).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtentState(u64);
 
 const UNSEEN: u64 = 1 << 4;
+const HOLLOW: u64 = 1 << 5;
 
 impl ExtentState {
     /// The first extent of a run in use, or a free one.
@@ -38,6 +44,11 @@ impl ExtentState {
     /// Retired at `seq`. Without `seen` no checkpoint can name it, so only readers hold it back.
     pub fn retired(seq: u64, seen: bool) -> ExtentState {
         ExtentState(Kind::Retired as u64 | if seen { 0 } else { UNSEEN } | seq << 8)
+    }
+
+    /// The same; it may have no space and is to become a hole.
+    pub fn hollow(self) -> ExtentState {
+        ExtentState(self.0 | HOLLOW)
     }
 
     /// The `distance`-th extent of a run, counted from its head.
@@ -57,7 +68,7 @@ impl ExtentState {
 
     /// What the extent holds; an unknown kind counts as in use for ever.
     pub fn kind(self) -> Kind {
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 11] = [
             Kind::Free,
             Kind::Fixed,
             Kind::Log,
@@ -67,6 +78,8 @@ impl ExtentState {
             Kind::Blob,
             Kind::Retired,
             Kind::Inner,
+            Kind::Hole,
+            Kind::Punching,
         ];
         KINDS.get((self.0 & 15) as usize).copied().unwrap_or(Kind::Fixed)
     }
@@ -74,6 +87,11 @@ impl ExtentState {
     /// Seq of retirement, or distance to the head.
     pub fn number(self) -> u64 {
         self.0 >> 8
+    }
+
+    /// Whether it may have no space.
+    pub fn is_hollow(self) -> bool {
+        self.0 & HOLLOW != 0
     }
 
     /// Whether a checkpoint may name it.
@@ -130,11 +148,13 @@ mod tests {
 
     #[test]
     fn states_survive_their_words() {
-        for kind in [Kind::Free, Kind::Fixed, Kind::Log, Kind::Index, Kind::Directory, Kind::Table, Kind::Blob] {
+        use Kind::{Blob, Directory, Fixed, Free, Hole, Index, Log, Punching, Table};
+        for kind in [Free, Fixed, Log, Index, Directory, Table, Blob, Hole, Punching] {
             assert_eq!(ExtentState::from_raw(ExtentState::new(kind).raw()).kind(), kind);
         }
         let r = ExtentState::retired(1 << 51, false);
         assert_eq!((r.kind(), r.number(), r.is_seen()), (Kind::Retired, 1 << 51, false));
+        assert!(!r.is_hollow() && r.hollow().is_hollow() && r.hollow().number() == 1 << 51);
         let i = ExtentState::inner(1500);
         assert_eq!((i.kind(), i.number()), (Kind::Inner, 1500));
         for state in [

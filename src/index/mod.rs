@@ -6,6 +6,7 @@
 
 pub mod directory;
 pub mod page;
+pub mod shrink;
 
 use crate::control::{Core, Word};
 use crate::error::Result;

@@ -63,6 +63,8 @@ pub struct Batch {
     writes: Vec<Write>,
     /// Segments that the layout opened: position, bytes.
     segments: Vec<(u64, u64)>,
+    /// The layout begins with a segment of its own.
+    fresh: bool,
 }
 
 /// The table's keys are hashes already.
@@ -100,6 +102,7 @@ impl Batch {
         self.entries.clear();
         self.entries.shrink_to(KEPT / 64);
         self.live = 0;
+        self.fresh = false;
         if !self.table.is_empty() {
             self.table = HashMap::default();
         }
@@ -117,7 +120,7 @@ impl Batch {
 
     /// The live writes.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|e| !e.replaced)
+        self.entries.iter().filter(|e| !e.replaced && e.kind != Kind::Commit)
     }
 
     /// Whether any write needs more than the standing reserve may give.
@@ -189,6 +192,16 @@ impl Batch {
         if let Some(last) = self.entries.last_mut() {
             last.moved = true;
         }
+    }
+
+    /// Adds a record that says nothing, so that there is a commit.
+    pub fn push_nothing(&mut self) {
+        self.push(Kind::Commit, 0, &[], &[], 0);
+    }
+
+    /// The batch leaves the segment at the tail, whatever room that has.
+    pub fn leave_segment(&mut self) {
+        self.fresh = true;
     }
 
     /// Takes the cleaner's records out again.
@@ -329,7 +342,7 @@ impl Layout<'_> {
             if entry.replaced {
                 continue;
             }
-            if self.position + entry.len() + TAIL_ROOM > self.end {
+            if self.position + entry.len() + TAIL_ROOM > self.end || std::mem::take(&mut self.batch.fresh) {
                 self.open_segment(entry.len(), claim)?;
             }
             self.batch.entries[n].position = self.position;

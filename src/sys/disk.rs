@@ -28,6 +28,13 @@ pub trait Disk: Send + Sync {
     /// An error leaves the length as it was. The caller is the only one that changes it.
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()>;
 
+    /// Gives the space of a range back to the file system: nobody reads it before it is allocated again. Until the
+    /// next sync of the range a power cut may leave what stood there.
+    fn punch(&self, pos: u64, len: u64) -> io::Result<()>;
+
+    /// Makes the file shorter. Nobody else has it open, and the map is not used beyond `len` any more.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+
     /// The length of the file, changes by other processes included.
     fn len(&self) -> io::Result<u64>;
 }
@@ -75,6 +82,15 @@ impl Disk for FileDisk {
         })
     }
 
+    fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
+        file::punch(&self.file, pos, len)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))?;
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
@@ -110,6 +126,14 @@ impl Disk for PrivateDisk {
         self.map.set_len(end(pos, len)?)
     }
 
+    fn punch(&self, _pos: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.map.len())
     }
@@ -141,6 +165,8 @@ mod tests {
         disk.sync(0, 0)?;
         assert!(disk.allocate(u64::MAX, 2).is_err());
         assert_eq!(disk.len()?, before + 4 * EXTENT);
+        disk.punch(before, EXTENT)?;
+        assert_eq!(disk.len()?, before + 4 * EXTENT);
         Ok(())
     }
 
@@ -151,6 +177,25 @@ mod tests {
         exercise(&PrivateDisk::new(file.reopen()?, 16 * EXTENT)?)?;
         assert_eq!(file.as_file().metadata()?.len(), 2 * EXTENT);
         exercise(&shared(file.path())?)
+    }
+
+    #[test]
+    fn space_goes_back() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(2 * EXTENT)?;
+        let disk = shared(file.path())?;
+        disk.allocate(0, 8 * EXTENT)?;
+        disk.write(6 * EXTENT, b"record")?;
+        let blocks = || Ok::<_, io::Error>(std::os::unix::fs::MetadataExt::blocks(&file.as_file().metadata()?));
+        let before = blocks()?;
+        disk.punch(6 * EXTENT, EXTENT)?;
+        assert!(blocks()? < before);
+        assert_eq!(disk.map().bytes(6 * EXTENT, 6), Some(&[0; 6][..]));
+        disk.allocate(6 * EXTENT, EXTENT)?;
+        assert_eq!(blocks()?, before);
+        disk.truncate(3 * EXTENT)?;
+        assert_eq!(disk.len()?, 3 * EXTENT);
+        Ok(())
     }
 
     #[test]

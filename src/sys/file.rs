@@ -53,6 +53,16 @@ fn fill(file: &File, start: u64, end: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the space of a range back; the length stays, and the range reads as zeros. Does nothing where the file
+/// system cannot.
+pub fn punch(file: &File, pos: u64, len: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, pos, len)) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
 /// What tells one file from another, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {

@@ -1,0 +1,239 @@
+//! What a store takes on the disk while it is used: file size over time, throughput, bytes written to the device.
+//!
+//! `cargo bench --bench space -- [WORKLOAD...]`, all by default; `SLOTDB_N` keys (1,000,000), `SLOTDB_DIR` where. The
+//! charts go to `docs/space-*.svg`.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use slotdb::{Db, Durability, Options};
+
+const KEY: usize = 16;
+const VALUE: usize = 100;
+
+/// SplitMix64.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+    }
+
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Zipfian ranks, scattered over the keys (Gray and others, "Quickly generating billion-record synthetic databases",
+/// SIGMOD 1994).
+struct Zipf {
+    n: f64,
+    theta: f64,
+    alpha: f64,
+    zeta: f64,
+    eta: f64,
+}
+
+impl Zipf {
+    fn new(n: u64, theta: f64) -> Zipf {
+        let zeta = |n: u64| (1..=n).map(|i| (i as f64).powf(-theta)).sum::<f64>();
+        let (two, all) = (zeta(2), zeta(n));
+        let n = n as f64;
+        let eta = (1.0 - (2.0 / n).powf(1.0 - theta)) / (1.0 - two / all);
+        Zipf { n, theta, alpha: 1.0 / (1.0 - theta), zeta: all, eta }
+    }
+
+    fn pick(&self, rng: &mut Rng) -> u64 {
+        let u = rng.unit();
+        let uz = u * self.zeta;
+        let rank = if uz < 1.0 {
+            0.0
+        } else if uz < 1.0 + 0.5f64.powf(self.theta) {
+            1.0
+        } else {
+            self.n * (self.eta * u - self.eta + 1.0).powf(self.alpha)
+        };
+        Rng(rank as u64).below(self.n as u64)
+    }
+}
+
+fn key(n: u64) -> [u8; KEY] {
+    let mut key = [0; KEY];
+    key[..8].copy_from_slice(&Rng(n).next().to_le_bytes());
+    key[8..].copy_from_slice(&n.to_le_bytes());
+    key
+}
+
+/// Sectors that the device below `dir` has written.
+fn sectors_written(dir: &Path) -> u64 {
+    let dev = std::fs::metadata(dir).map_or(0, |meta| meta.dev());
+    let (major, minor) = (dev >> 8 & 0xfff, dev & 0xff | dev >> 12 & 0xfff00);
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    stat.split_whitespace().nth(6).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// One measurement: operations so far, bytes of file, of disk, live keys and values, live size, seconds.
+#[derive(Clone, Copy)]
+struct Sample {
+    done: u64,
+    file: u64,
+    disk: u64,
+    payload: u64,
+    live: u64,
+    seconds: f64,
+}
+
+struct Run {
+    db: Db,
+    path: std::path::PathBuf,
+    start: Instant,
+    done: u64,
+    every: u64,
+    samples: Vec<Sample>,
+    worst: f64,
+    value: [u8; VALUE],
+}
+
+impl Run {
+    fn put(&mut self, n: u64) {
+        let begin = Instant::now();
+        self.value[..8].copy_from_slice(&self.done.to_le_bytes());
+        self.db.put(&key(n), &self.value).expect("a put");
+        self.step(begin);
+    }
+
+    fn delete(&mut self, n: u64) {
+        let begin = Instant::now();
+        self.db.delete(&key(n)).expect("a delete");
+        self.step(begin);
+    }
+
+    fn step(&mut self, begin: Instant) {
+        self.worst = self.worst.max(begin.elapsed().as_secs_f64());
+        self.done += 1;
+        if self.done % self.every == 0 {
+            self.sample();
+        }
+    }
+
+    fn sample(&mut self) {
+        let stats = self.db.stats().expect("the sizes");
+        let meta = std::fs::metadata(&self.path).expect("the file");
+        // Headers and padding of a record of these sizes, and 25 bytes of index.
+        let live = stats.live_bytes + stats.live_keys * (28 + 25);
+        let seconds = self.start.elapsed().as_secs_f64();
+        let (file, disk) = (meta.len(), meta.blocks() * 512);
+        self.samples.push(Sample { done: self.done, file, disk, payload: stats.live_bytes, live, seconds });
+    }
+}
+
+fn play(name: &str, run: &mut Run, n: u64) {
+    let mut rng = Rng(42);
+    match name {
+        "uniform" => (0..10 * n).for_each(|_| run.put(rng.below(n))),
+        "zipfian" => {
+            let zipf = Zipf::new(n, 0.99);
+            (0..10 * n).for_each(|_| run.put(zipf.pick(&mut rng)));
+        }
+        "sequential-delete" => (0..n).for_each(|k| run.delete(k)),
+        "queue" => (0..5 * n).for_each(|k| {
+            run.put(n + k);
+            run.delete(k);
+        }),
+        "grow-and-shrink" => {
+            for _ in 0..3 {
+                (n..3 * n).for_each(|k| run.put(k));
+                (n..3 * n).for_each(|k| run.delete(k));
+            }
+        }
+        other => panic!("no workload {other}"),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "a benchmark tells what it found")]
+fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
+    let path = dir.join(format!("slotdb-space-{}-{name}", std::process::id()));
+    let db = Options::new().create_new(true).durability(Durability::Eventual).open(&path).expect("a new store");
+    let mut txn = db.begin_write().expect("a write transaction");
+    for k in 0..n {
+        txn.put(&key(k), &[0; VALUE]).expect("a put");
+        if k % 1000 == 999 {
+            txn.commit().expect("a commit");
+            txn = db.begin_write().expect("a write transaction");
+        }
+    }
+    txn.commit().expect("a commit");
+    db.checkpoint().expect("a checkpoint");
+    let mut run = Run {
+        db,
+        path: path.clone(),
+        start: Instant::now(),
+        done: 0,
+        every: n / 20,
+        samples: vec![],
+        worst: 0.0,
+        value: [0; VALUE],
+    };
+    run.sample();
+    let before = sectors_written(dir);
+    play(name, &mut run, n);
+    run.db.sync().expect("a sync");
+    let written = (sectors_written(dir) - before) * 512;
+    let end = *run.samples.last().expect("a sample");
+    let most = run.samples.iter().map(|s| s.file).max().unwrap_or(0);
+    let total = run.done as f64;
+    let rate = |from: f64, to: f64| {
+        let at = |share: f64| run.samples.iter().min_by_key(|s| (s.done as f64 - share * total).abs() as u64).copied();
+        let (a, b) = (at(from).expect("a sample"), at(to).expect("a sample"));
+        (b.done - a.done) as f64 / (b.seconds - a.seconds)
+    };
+    let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
+    println!(
+        "{name:18} {:>9} ops  file {:.0} MB (most {:.0}), disk {:.0} MB  = {:.2} x live size, {:.2} x keys and values; \
+         last tenth {:.2} x second tenth; device {:.2} x bytes put; {:.2} us an op, worst {:.1} ms",
+        run.done,
+        end.file as f64 / 1e6,
+        most as f64 / 1e6,
+        end.disk as f64 / 1e6,
+        ratio(end.file, end.live),
+        ratio(end.file, end.payload),
+        rate(0.9, 1.0) / rate(0.1, 0.2),
+        written as f64 / (total * (KEY + VALUE) as f64),
+        end.seconds / total * 1e6,
+        run.worst * 1e3,
+    );
+    let stats = run.db.stats().expect("the sizes");
+    println!(
+        "{:18} log {:.0} MB of it dead {:.0}, index {:.0}, free {:.0}, since checkpoint {:.0}",
+        "",
+        stats.log_bytes as f64 / 1e6,
+        stats.dead_bytes as f64 / 1e6,
+        stats.index_bytes as f64 / 1e6,
+        stats.free_bytes as f64 / 1e6,
+        stats.log_since_checkpoint_bytes as f64 / 1e6,
+    );
+    let samples = std::mem::take(&mut run.samples);
+    run.db.close().expect("a clean close");
+    println!("{:18} closed: file {:.0} MB", "", std::fs::metadata(&path).expect("the file").len() as f64 / 1e6);
+    std::fs::remove_file(&path).expect("the file goes");
+    samples
+}
+
+fn main() {
+    let n = std::env::var("SLOTDB_N").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let dir = std::env::var_os("SLOTDB_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
+    let all = ["uniform", "zipfian", "sequential-delete", "queue", "grow-and-shrink"];
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    for name in all.iter().filter(|name| asked.is_empty() || asked.iter().any(|a| a == *name)) {
+        measure(name, n, &dir);
+    }
+}

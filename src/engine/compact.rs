@@ -1,0 +1,247 @@
+//! Compaction: what is dead goes, what lives moves to the front, and the space behind goes back. And the index, which
+//! shrinks at checkpoints too.
+//!
+//! It is made of ordinary commits that only move records, of index changes like those of splits, and of checkpoints:
+//! each step holds the writer lock for a moment, and may be the last one.
+
+use crate::control::{Core, Word};
+use crate::engine::Engine;
+use crate::engine::clean::Worth;
+use crate::error::{Error, Result};
+use crate::format::PAGE;
+use crate::format::extent::Kind;
+use crate::format::slot::{LINES, SLOTS};
+use crate::index::Change;
+use crate::index::shrink::{STEP, Thrift};
+use crate::readers::bytes;
+use crate::space::Claim;
+
+/// Passes over the store, at most. The second one moves into what the first one has freed.
+const PASSES: usize = 5;
+/// Segments that are less dead than this stay as they are.
+const WORTH: u64 = (1 << 16) * 31 / 32;
+/// Bytes of a victim that one step walks.
+const BUDGET: u64 = 256 << 10;
+/// Checkpoints make pages that are half as full as one that splits.
+const PACED: usize = 50;
+/// Compaction fills them so far.
+const DENSE: usize = 85;
+/// Index pages that are not worth an effort.
+const FEW_PAGES: u64 = 64;
+
+/// How far a compaction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compaction {
+    /// Bytes of extents in use, retired ones included.
+    pub used_bytes: u64,
+    /// Bytes of live records and of the index.
+    pub live_bytes: u64,
+    /// Bytes of log looked at so far.
+    pub walked_bytes: u64,
+}
+
+impl Engine {
+    /// Compacts until there is nothing to gain or `go_on` says no; whether it came to the end.
+    pub fn compact(&self, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
+        let core = &self.core;
+        self.checkpoint()?;
+        let mut used = u64::MAX;
+        let mut full = None;
+        for _ in 0..PASSES {
+            let goal = core.goal();
+            let thrift = Thrift { fill: DENSE, cutoff: core.position_of(goal), tombstones: true };
+            let passed = self.shrink_index(thrift).and_then(|()| self.clean_all(goal, go_on));
+            if passed.is_err() {
+                // It may have been for want of space.
+                self.checkpoint()?;
+            }
+            // What was retired is past for whoever begins to read after this.
+            self.commit_nothing()?;
+            self.checkpoint()?;
+            match passed {
+                Ok(true) => full = None,
+                Ok(false) => return Ok(false),
+                Err(e @ (Error::Full { .. } | Error::MaxSize { .. })) => full = Some(e),
+                Err(e) => return Err(e),
+            }
+            if core.used() >= used {
+                break;
+            }
+            used = core.used();
+        }
+        self.give_back_all()?;
+        full.map_or(Ok(true), Err)
+    }
+
+    /// Copies the live records out of all segments that are worth it.
+    fn clean_all(&self, goal: u64, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
+        let core = &self.core;
+        let most = core.get(Word::LogExtents) * core.geometry.extent / BUDGET * 2;
+        for step in 0..most {
+            if !go_on(core.compaction(step * BUDGET)) {
+                return Ok(false);
+            }
+            {
+                let mut writer = self.lock_writer()?;
+                let (_, ends) = core.ends();
+                let batch = writer.batch_mut();
+                // Moving to the front needs room there.
+                let cutoff = if core.has_room_before(goal) { goal } else { u64::MAX };
+                let worth = Worth { live: WORTH, cutoff };
+                let Some(cleaning) = self.clean_step(batch, ends, worth, BUDGET)? else { return Ok(true) };
+                if batch.is_empty() {
+                    batch.push_nothing();
+                }
+                if core.extent_of(ends.tail) >= cutoff {
+                    batch.leave_segment();
+                }
+                self.commit_moved(batch, Some(cleaning))?;
+            }
+            self.checkpoint_if_due()?;
+        }
+        Ok(true)
+    }
+
+    /// A commit of nothing, so that there is a seq after all that was retired.
+    fn commit_nothing(&self) -> Result<()> {
+        let mut writer = self.lock_writer()?;
+        let batch = writer.batch_mut();
+        batch.push_nothing();
+        self.commit_moved(batch, None).map(|_| ())
+    }
+
+    /// Merges and moves index pages, a few under the writer lock at a time.
+    fn shrink_index(&self, thrift: Thrift) -> Result<()> {
+        let core = &self.core;
+        let mut cursor = Some(0);
+        while let Some(mut at) = cursor {
+            let _writer = self.lock_writer()?;
+            core.ensure_pages(STEP, Claim::Delete)?;
+            if thrift.cutoff != u64::MAX {
+                // Those in front first.
+                core.set(Word::PageHint, 0);
+            }
+            let (applied, ends) = core.ends();
+            let busy = [core.head_of(ends.tail)?];
+            let change = Change { seq: applied + 1, busy: &busy };
+            core.set(Word::WriterActive, core.me().max(1));
+            for _ in 0..STEP {
+                cursor = core.shrink_at(at, thrift, change)?;
+                let Some(next) = cursor else { break };
+                at = next;
+            }
+            if cursor.is_none() {
+                core.halve_directory()?;
+            }
+            core.set(Word::WriterActive, 0);
+        }
+        Ok(())
+    }
+
+    /// Gives index pages back at a checkpoint if the index has four times the slots that its keys need: first those
+    /// that are sparse, and at a later one, once these are free, those that keep extents from becoming free.
+    pub fn shrink_index_if_sparse(&self) -> Result<()> {
+        let core = &self.core;
+        let (_, pages) = core.live_log_and_pages();
+        let slots = pages * (LINES * SLOTS) as u64;
+        let cutoff = core.index_cutoff(pages);
+        if pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys || cutoff != u64::MAX {
+            self.shrink_index(Thrift { fill: PACED, cutoff, tombstones: false })?;
+        }
+        Ok(())
+    }
+
+    /// Cuts off what lies behind the last extent in use. The caller is alone on the store and about to leave it.
+    pub fn cut(&self) -> Result<()> {
+        let core = &self.core;
+        let readers = core.locks.conflict(bytes::READ_ONLY, 1).map_err(|e| core.io("lock query", None, e))?;
+        let (before, end) = (core.extents(), core.end_in_use());
+        if readers.is_some() || before - end < (before / 16).max(4) {
+            return Ok(());
+        }
+        core.set(Word::FreeHint, 0);
+        core.set(Word::Extents, end);
+        core.recount();
+        // The directory and the table may lie behind the end: nobody reads them any more, and the map still has them.
+        let cut = match core.get(Word::Free) >= core.next_blob() {
+            true => self.checkpoint_anyway(),
+            false => Ok(false),
+        };
+        if !matches!(cut, Ok(true)) {
+            core.set(Word::Extents, before);
+            core.recount();
+            return cut.map(|_| ());
+        }
+        let len = core.position_of(end);
+        core.disk.truncate(len).map_err(|e| core.io("truncate", len, e))
+    }
+}
+
+impl Core {
+    /// Extents in use, retired ones included.
+    fn used(&self) -> u64 {
+        let is_used = |n: &u64| !matches!(self.extent(*n).state().kind(), Kind::Free | Kind::Hole | Kind::Punching);
+        (0..self.extents()).filter(is_used).count() as u64
+    }
+
+    /// Bytes of live records, and index pages in use.
+    fn live_log_and_pages(&self) -> (u64, u64) {
+        let (mut log, mut pages) = (0u64, 0);
+        for n in 0..self.extents() {
+            let extent = self.extent(n);
+            match extent.state().kind() {
+                Kind::Log => log = log.saturating_add(extent.live()),
+                Kind::Index => pages += extent.live().saturating_sub(self.geometry.map_pages()),
+                _ => {}
+            }
+        }
+        (log, pages.saturating_sub(self.get(Word::RetiredPages)))
+    }
+
+    /// Whether a segment could be opened in front of that extent.
+    fn has_room_before(&self, end: u64) -> bool {
+        let is_free = |n| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
+        (0..end.min(self.extents())).any(is_free)
+    }
+
+    /// Where index pages should end: none if their extents are at least half full.
+    fn index_cutoff(&self, pages: u64) -> u64 {
+        let index: Vec<u64> = (0..self.extents()).filter(|&n| self.extent(n).state().kind() == Kind::Index).collect();
+        let own = self.geometry.pages() - self.geometry.map_pages();
+        let needed = 2 + (pages + pages / 4) / own;
+        let end = index.get(needed as usize).copied();
+        end.filter(|_| index.len() as u64 > 2 * needed).map_or(u64::MAX, |n| self.position_of(n))
+    }
+
+    /// Extents of a file that is as short as it can be.
+    fn goal(&self) -> u64 {
+        let (log, pages) = self.live_log_and_pages();
+        let own = self.geometry.pages() - self.geometry.map_pages();
+        let log = log / self.geometry.extent + 2;
+        self.geometry.fixed_extents() + log + log / 32 + pages / own + 1 + 2 * self.next_blob()
+    }
+
+    /// The first extent behind those that a closed store needs, and room for the standing reserve.
+    fn end_in_use(&self) -> u64 {
+        let (mut end, mut free, mut n) = (self.geometry.fixed_extents(), 0, 0);
+        let mut free_below = 0;
+        while n < self.extents() {
+            let extent = self.extent(n);
+            let run = if extent.state().kind() == Kind::Inner { 1 } else { extent.run() };
+            match extent.state().kind() {
+                Kind::Log | Kind::Index | Kind::Blob => (end, free_below) = (n + run, free),
+                Kind::Free => free += run,
+                _ => {}
+            }
+            n += run;
+        }
+        (end + self.standing_reserve().saturating_sub(free_below)).min(self.extents())
+    }
+
+    fn compaction(&self, walked_bytes: u64) -> Compaction {
+        let (log, pages) = self.live_log_and_pages();
+        let used_bytes = self.position_of(self.used());
+        Compaction { used_bytes, live_bytes: log.saturating_add(pages * PAGE), walked_bytes }
+    }
+}

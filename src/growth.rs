@@ -1,0 +1,204 @@
+//! The length and the space of the file: growth, holes that get space again, free extents whose space goes back.
+//!
+//! The extent table lies in chunks, each as large as all before it, so that it grows without moving. Everything here
+//! runs under the writer lock, or alone, but for `punch`.
+
+use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
+use crate::error::{Error, Result};
+use crate::format::extent::{ExtentState, Kind};
+use crate::format::{MAX_POSITION, round_up};
+
+/// Growth is so much of the file, ...
+const GROWTH_SHARE: u64 = 32;
+/// ... but at most this many bytes.
+const MOST_GROWTH: u64 = 256 << 20;
+
+/// The chunk that holds entry `number`, and the entry's place in it.
+pub fn chunk_of(number: u64) -> (usize, u64) {
+    if number < FIRST_CHUNK {
+        return (0, number);
+    }
+    let chunk = (number / FIRST_CHUNK).ilog2() as usize + 1;
+    (chunk, number - (FIRST_CHUNK << (chunk - 1)))
+}
+
+/// Entries that the chunks up to and including `chunk` hold.
+fn capacity(chunk: usize) -> u64 {
+    FIRST_CHUNK << chunk
+}
+
+impl Core {
+    /// Adds at least `need` extents in a row to the file: more while there is room, so that growth is rare.
+    pub fn grow(&self, need: u64) -> Result<()> {
+        let extent = self.geometry.extent;
+        let count = self.extents();
+        let generous = need.max((count / GROWTH_SHARE).min(MOST_GROWTH / extent));
+        match self.grow_by(count, generous) {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if generous > need => self.grow_by(count, need),
+            other => other,
+        }
+    }
+
+    fn grow_by(&self, count: u64, by: u64) -> Result<()> {
+        let extent = self.geometry.extent;
+        self.forget_lost_chunks(count);
+        let tables = self.missing_chunks(count + by);
+        let table: u64 = tables.iter().map(|&(_, extents)| extents).sum();
+        let (position, end) = (self.position_of(count), self.position_of(count + by + table));
+        let max = self.get(Word::MaxSize);
+        if max != 0 && end > max {
+            return Err(Error::MaxSize { path: self.path.clone(), max });
+        }
+        if end > MAX_POSITION {
+            return Err(Error::MaxSize { path: self.path.clone(), max: MAX_POSITION });
+        }
+        crate::fault::point();
+        self.disk.allocate(position, end - position).map_err(|source| Error::Full {
+            path: self.path.clone(),
+            needed: end - position,
+            source,
+        })?;
+        self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
+        let mut first = count;
+        for &(chunk, extents) in &tables {
+            store(self.chunk(chunk), self.position_of(first));
+            first += extents;
+        }
+        first = count;
+        for &(_, extents) in &tables {
+            self.mark_run(first, extents, Kind::Table);
+            first += extents;
+        }
+        for n in count + table..count + table + by {
+            self.extent(n).set_state(ExtentState::new(Kind::Free));
+        }
+        self.set(Word::Extents, self.extent_of(end));
+        self.add(Word::Free, by as i64);
+        log::debug!("{}: grown to {} extents of {extent} bytes", self.path.display(), self.extent_of(end));
+        Ok(())
+    }
+
+    /// Forgets chunks of a growth whose writer died before it was published: their extents are not in the file yet.
+    fn forget_lost_chunks(&self, count: u64) {
+        for chunk in 1..CHUNKS {
+            if load(self.chunk(chunk)) >= self.position_of(count) {
+                store(self.chunk(chunk), 0);
+            }
+        }
+    }
+
+    /// Chunks that the table still needs for `count` extents and for the chunks themselves, with their extents.
+    fn missing_chunks(&self, mut count: u64) -> Vec<(usize, u64)> {
+        let mut missing = Vec::new();
+        for chunk in 1..CHUNKS {
+            if chunk_of(count - 1).0 < chunk {
+                break;
+            }
+            if load(self.chunk(chunk)) == 0 {
+                missing.push((chunk, self.chunk_extents(chunk)));
+                count += self.chunk_extents(chunk);
+            }
+        }
+        missing
+    }
+
+    /// Extents that a chunk after the first one takes.
+    pub fn chunk_extents(&self, chunk: usize) -> u64 {
+        let entries = capacity(chunk) / 2;
+        round_up(entries * EXTENT_WORDS as u64 * 8, self.geometry.extent) / self.geometry.extent
+    }
+
+    /// Chunks after the first one that a file of `count` extents needs.
+    pub fn chunks_for(&self, count: u64) -> usize {
+        chunk_of(count.max(1) - 1).0
+    }
+
+    /// Gives holes space again, those in front first, until `need` extents are free. Stops short of it when the disk is
+    /// full; what looks like a hole may have its space, so each is asked for.
+    pub fn fill_holes(&self, need: u64) {
+        let extent = self.geometry.extent;
+        for n in 0..self.extents() {
+            if self.get(Word::Free) >= need {
+                return;
+            }
+            if self.extent(n).state().kind() == Kind::Hole && self.disk.allocate(self.position_of(n), extent).is_ok() {
+                self.extent(n).set_state(ExtentState::new(Kind::Free));
+                self.add(Word::Free, 1);
+            }
+        }
+    }
+
+    /// First of `run` extents in a row that are free or holes; the holes among them have space now.
+    pub fn find_with_holes(&self, run: u64) -> Option<u64> {
+        let mut found = 0;
+        (0..self.extents()).find_map(|n| {
+            let kind = self.extent(n).state().kind();
+            found = if matches!(kind, Kind::Free | Kind::Hole) { found + 1 } else { 0 };
+            if found < run {
+                return None;
+            }
+            let first = n + 1 - run;
+            let holes = (first..=n).filter(|&n| self.extent(n).state().kind() == Kind::Hole);
+            self.disk.allocate(self.position_of(first), self.position_of(run)).ok()?;
+            for hole in holes {
+                self.extent(hole).set_state(ExtentState::new(Kind::Free));
+                self.add(Word::Free, 1);
+            }
+            Some(first)
+        })
+    }
+
+    /// Takes free extents beyond `keep` out of use, those at the end first, so that their space can go back; together
+    /// with those of somebody who died between this and `punched`. Under the checkpoint lock too.
+    pub fn set_aside(&self, keep: u64) -> Vec<u64> {
+        let mut surplus = self.get(Word::Free).saturating_sub(keep);
+        let mut aside = Vec::new();
+        for n in (0..self.extents()).rev() {
+            let extent = self.extent(n);
+            match extent.state().kind() {
+                Kind::Punching => aside.push(n),
+                Kind::Free if surplus > 0 => {
+                    surplus -= 1;
+                    extent.set_state(ExtentState::new(Kind::Punching));
+                    self.add(Word::Free, -1);
+                    aside.push(n);
+                }
+                _ => {}
+            }
+        }
+        aside.reverse();
+        aside
+    }
+
+    /// Gives the space of extents that were set aside back to the file system. Under the checkpoint lock, beside the
+    /// commits: nobody else touches an extent in this state.
+    pub fn punch(&self, aside: &[u64]) {
+        for run in aside.chunk_by(|&a, &b| a + 1 == b) {
+            let (position, len) = (self.position_of(run[0]), self.position_of(run.len() as u64));
+            crate::fault::point();
+            if let Err(e) = self.disk.punch(position, len) {
+                log::warn!("{}: space at {position} could not be given back: {e}", self.path.display());
+            }
+            run.iter().for_each(|&n| self.extent(n).set_state(ExtentState::new(Kind::Hole)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_tile_the_table() {
+        assert_eq!(chunk_of(0), (0, 0));
+        assert_eq!(chunk_of(FIRST_CHUNK - 1), (0, FIRST_CHUNK - 1));
+        assert_eq!(chunk_of(FIRST_CHUNK), (1, 0));
+        assert_eq!(chunk_of(2 * FIRST_CHUNK - 1), (1, FIRST_CHUNK - 1));
+        assert_eq!(chunk_of(2 * FIRST_CHUNK), (2, 0));
+        assert_eq!(chunk_of(4 * FIRST_CHUNK), (3, 0));
+        for chunk in 0..10 {
+            assert_eq!(chunk_of(capacity(chunk)).0, chunk + 1);
+            assert_eq!(chunk_of(capacity(chunk) - 1).0, chunk);
+        }
+    }
+}
