@@ -162,7 +162,9 @@ impl Engine {
         extents.insert(extents.partition_point(|e| e.first.get() < first), own);
         let epoch = core.get(Word::Epoch);
         core.set(Word::Epoch, epoch + 1);
-        let blob = Blob { generation, seq, depth: core.root().depth(), pages, extents };
+        // The directory may be deeper than its pages, after a split that failed or siblings that became one.
+        let depth = pages.iter().map(|page| page.depth.get()).fold(0, u32::max);
+        let blob = Blob { generation, seq, depth, pages, extents };
         let file_len = core.position_of(core.extents());
         let retired = core.get(Word::RetiredTotal);
         Ok(Some(Image { blob, first, ends, retired, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))

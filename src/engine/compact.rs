@@ -51,7 +51,9 @@ impl Engine {
         for _ in 0..PASSES {
             let goal = core.goal();
             let thrift = Thrift { fill: DENSE, cutoff: core.position_of(goal), tombstones: true };
-            let passed = self.shrink_index(thrift).and_then(|()| self.clean_all(goal, go_on));
+            let index = self.shrink_index(thrift);
+            let cleaned = self.clean_all(goal, go_on);
+            let passed = index.and(cleaned);
             if passed.is_err() {
                 // It may have been for want of space.
                 self.checkpoint()?;
@@ -114,10 +116,14 @@ impl Engine {
     /// Merges and moves index pages, a few under the writer lock at a time.
     fn shrink_index(&self, thrift: Thrift) -> Result<()> {
         let core = &self.core;
+        let (_, pages) = core.live_log_and_pages();
+        let extents = pages / (core.geometry.pages() - core.geometry.map_pages()) + 1;
         let mut cursor = Some(0);
         while let Some(mut at) = cursor {
             let _writer = self.lock_writer()?;
-            core.ensure_pages(STEP, Claim::Delete)?;
+            // What gives way is free only after a commit and a checkpoint, and until then deletes need pages too.
+            core.ensure_free(Kind::Index, extents, Claim::Put)?;
+            core.ensure_pages(STEP, Claim::Put)?;
             if thrift.cutoff != u64::MAX {
                 // Those in front first.
                 core.set(Word::PageHint, 0);
