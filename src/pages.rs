@@ -104,15 +104,25 @@ impl Core {
             return Ok(());
         }
         let (horizon, checkpoint) = (self.horizon()?, self.get(Word::Checkpoint));
+        // As many again are needed when all of them are copied after a freeze.
+        let spare = self.pages_in_use();
         for number in 0..self.extents() {
             if self.extent(number).state().kind() == Kind::Index {
-                self.sweep_index_extent(number, horizon, checkpoint);
+                self.sweep_index_extent(number, horizon, checkpoint, spare);
             }
         }
         Ok(())
     }
 
-    fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64) {
+    /// Index pages that hold slots of the newest state.
+    pub fn pages_in_use(&self) -> u64 {
+        let map_pages = self.geometry.map_pages();
+        let extents = (0..self.extents()).map(|n| self.extent(n)).filter(|e| e.state().kind() == Kind::Index);
+        let busy = extents.map(|extent| extent.live().saturating_sub(map_pages)).sum::<u64>();
+        busy.saturating_sub(self.get(Word::RetiredPages))
+    }
+
+    fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64, spare: u64) {
         let map_pages = self.geometry.map_pages();
         let (mut freed, mut busy) = (0, map_pages);
         for n in map_pages..self.geometry.pages() {
@@ -130,7 +140,7 @@ impl Core {
         self.add(Word::FreePages, freed);
         self.add(Word::RetiredPages, -freed);
         let own = self.geometry.pages() - map_pages;
-        if busy == map_pages && self.get(Word::FreePages) >= 2 * own {
+        if busy == map_pages && self.get(Word::FreePages) >= 2 * own + spare {
             self.add(Word::FreePages, -(own as i64));
             self.free_run(number);
         }

@@ -116,7 +116,7 @@ impl Engine {
     /// Merges and moves index pages, a few under the writer lock at a time.
     fn shrink_index(&self, thrift: Thrift) -> Result<()> {
         let core = &self.core;
-        let (_, pages) = core.live_log_and_pages();
+        let pages = core.pages_in_use();
         let extents = pages / (core.geometry.pages() - core.geometry.map_pages()) + 1;
         let mut cursor = Some(0);
         while let Some(mut at) = cursor {
@@ -149,7 +149,7 @@ impl Engine {
     /// that are sparse, and at a later one, once these are free, those that keep extents from becoming free.
     pub fn shrink_index_if_sparse(&self) -> Result<()> {
         let core = &self.core;
-        let (_, pages) = core.live_log_and_pages();
+        let pages = core.pages_in_use();
         let slots = pages * (LINES * SLOTS) as u64;
         let cutoff = core.index_cutoff(pages);
         if pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys || cutoff != u64::MAX {
@@ -191,18 +191,10 @@ impl Core {
         (0..self.extents()).filter(is_used).count() as u64
     }
 
-    /// Bytes of live records, and index pages in use.
-    fn live_log_and_pages(&self) -> (u64, u64) {
-        let (mut log, mut pages) = (0u64, 0);
-        for n in 0..self.extents() {
-            let extent = self.extent(n);
-            match extent.state().kind() {
-                Kind::Log => log = log.saturating_add(extent.live()),
-                Kind::Index => pages += extent.live().saturating_sub(self.geometry.map_pages()),
-                _ => {}
-            }
-        }
-        (log, pages.saturating_sub(self.get(Word::RetiredPages)))
+    /// Bytes of live records.
+    fn live_log(&self) -> u64 {
+        let extents = (0..self.extents()).map(|n| self.extent(n)).filter(|e| e.state().kind() == Kind::Log);
+        extents.map(|extent| extent.live()).fold(0, u64::saturating_add)
     }
 
     /// Whether a segment could be opened in front of that extent.
@@ -222,7 +214,7 @@ impl Core {
 
     /// Extents of a file that is as short as it can be.
     fn goal(&self) -> u64 {
-        let (log, pages) = self.live_log_and_pages();
+        let (log, pages) = (self.live_log(), self.pages_in_use());
         let own = self.geometry.pages() - self.geometry.map_pages();
         let log = log / self.geometry.extent + 2;
         self.geometry.fixed_extents() + log + log / 32 + pages / own + 1 + 2 * self.next_blob()
@@ -246,8 +238,7 @@ impl Core {
     }
 
     fn compaction(&self, walked_bytes: u64) -> Compaction {
-        let (log, pages) = self.live_log_and_pages();
         let used_bytes = self.position_of(self.used());
-        Compaction { used_bytes, live_bytes: log.saturating_add(pages * PAGE), walked_bytes }
+        Compaction { used_bytes, live_bytes: self.live_log().saturating_add(self.pages_in_use() * PAGE), walked_bytes }
     }
 }
