@@ -7,12 +7,13 @@
 //! The one rule of reuse, for extents and pages: what was retired at F may be handed out when no reader is older than F
 //! and, if a checkpoint may name it, the durable checkpoint is F or later.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::{Error, Result};
 use crate::format::extent::{ExtentState, Kind};
 use crate::format::{MAX_POSITION, round_up};
+use crate::sys::atomic::AtomicU64;
 
 /// Growth is an eighth of the file, but at most this many bytes.
 const MOST_GROWTH: u64 = 1 << 30;

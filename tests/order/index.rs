@@ -1,0 +1,74 @@
+//! Splits and the growth of the directory beside readers; the death of a writer in between.
+
+use std::sync::Arc;
+
+use super::{Process, Store, explore, spawn};
+use crate::control::Word;
+use crate::format::slot::{split_at, suffix};
+
+/// As many keys as the first page takes; the next one splits it and doubles the directory.
+fn full_store() -> Arc<Store> {
+    Store::new(split_at(0, 0))
+}
+
+/// The keys of both halves are found, and a new one with its commit.
+#[test]
+fn a_split_hides_no_key() {
+    let store = full_store();
+    let new = store.key(store.keys.len());
+    explore(2, move || {
+        let (writing, reading) = (store.process(), store.process().warm(1));
+        let seq = writing.load(Word::Visible);
+        let reader = spawn({
+            let new = new.clone();
+            move || {
+                let pin = reading.pin().expect("pinned");
+                for key in &reading.store.keys[..2] {
+                    assert_eq!(reading.get(key, pin.seq).as_ref(), Some(key));
+                }
+                assert_eq!(reading.get(&new, pin.seq), (pin.seq > seq).then_some(new));
+                reading.unpin(pin);
+            }
+        });
+        writing.put(&new, &new);
+        reader.join().expect("read");
+    });
+}
+
+/// A scan meets every key once.
+#[test]
+fn a_scan_beside_a_split_meets_every_key_once() {
+    let store = full_store();
+    let new = store.key(store.keys.len());
+    explore(1, move || {
+        let (writing, reading) = (store.process(), store.process().warm(1));
+        let seq = writing.load(Word::Visible);
+        let reader = spawn({
+            let new = new.clone();
+            move || {
+                let pin = reading.pin().expect("pinned");
+                let pairs = crate::txn::scan::Iter::new(&reading, pin.seq).map(|pair| pair.expect("no damage"));
+                let mut met: Vec<_> = pairs.map(|(key, _)| key.to_vec()).collect();
+                reading.unpin(pin);
+                let mut keys = reading.store.keys.clone();
+                keys.extend((pin.seq > seq).then_some(new));
+                (met.sort(), keys.sort());
+                assert_eq!(met, keys);
+            }
+        });
+        writing.put(&new, &new);
+        reader.join().expect("read");
+    });
+}
+
+/// All entries of a page lead to it, and nowhere else.
+fn check_directory(core: &Process) {
+    let root = core.root();
+    for index in 0..1u64 << root.depth() {
+        let entry = core.entry(index).expect("an entry");
+        let page = core.page(entry.page()).expect("a page");
+        assert!(page.is(suffix(index, entry.depth()), entry.depth()), "entry {index} leads to the page of another suffix");
+        let first = core.entry(suffix(index, entry.depth())).expect("an entry");
+        assert_eq!(first.page(), entry.page(), "entries of one suffix lead to different pages");
+    }
+}
