@@ -1,10 +1,13 @@
 //! Splits and the growth of the directory beside readers; the death of a writer in between.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Process, Store, explore, spawn};
 use crate::control::Word;
 use crate::format::slot::{split_at, suffix};
+use crate::sys::atomic::model;
 
 /// As many keys as the first page takes; the next one splits it and doubles the directory.
 fn full_store() -> Arc<Store> {
@@ -59,6 +62,51 @@ fn a_scan_beside_a_split_meets_every_key_once() {
         writing.put(&new, &new);
         reader.join().expect("read");
     });
+}
+
+/// A writer dies before each of its steps in a commit that splits a page, beside a get; the next writer finishes or
+/// drops its batch, and nothing is lost.
+#[test]
+fn a_split_outlives_its_writer() {
+    let store = full_store();
+    let new = [store.key(store.keys.len()), store.key(store.keys.len() + 1)];
+    let alive = Arc::new(AtomicBool::new(false));
+    let mut steps = 0;
+    while !alive.load(Ordering::Relaxed) {
+        explore(1, {
+            let (store, new, alive) = (store.clone(), new.clone(), alive.clone());
+            move || die_in_a_split(&store, &new, steps, &alive)
+        });
+        steps += 1;
+    }
+    assert!(steps > 30, "the commit took {steps} steps only");
+}
+
+fn die_in_a_split(store: &Arc<Store>, new: &[Vec<u8>; 2], steps: u64, alive: &Arc<AtomicBool>) {
+    let (dying, taking) = (store.process(), store.process().warm(1));
+    store.wipe(dying.ends().1.tail);
+    let seq = dying.load(Word::Visible);
+    let writer = spawn({
+        let (new, alive) = (new[0].clone(), alive.clone());
+        move || {
+            let commit = AssertUnwindSafe(|| {
+                model::die_after(steps);
+                dying.put(&new, &new);
+            });
+            alive.store(catch_unwind(commit).is_ok(), Ordering::Relaxed);
+        }
+    });
+    let pin = taking.pin().expect("pinned");
+    assert_eq!(taking.get(&store.keys[1], pin.seq).as_ref(), Some(&store.keys[1]));
+    taking.unpin(pin);
+    writer.join().expect("a death is no failure");
+    let now = taking.put(&new[1], &new[1]);
+    assert!(now == seq + 1 || now == seq + 2);
+    check_directory(&taking);
+    for key in store.keys.iter().chain([&new[1]]) {
+        assert_eq!(taking.get(key, now).as_ref(), Some(key));
+    }
+    assert_eq!(taking.get(&new[0], now), (now == seq + 2).then(|| new[0].clone()));
 }
 
 /// All entries of a page lead to it, and nowhere else.

@@ -23,7 +23,7 @@ use crate::engine::{Engine, Settings};
 use crate::format::hash_key;
 use crate::format::slot::home_line;
 use crate::options::{Durability, Options, WriterLock};
-use crate::readers::{Lanes, Pin};
+use crate::readers::{Lanes, Pin, bytes};
 use crate::sys::atomic::model::{self, Place};
 use crate::sys::disk::{Disk, FileDisk};
 use crate::sys::lock::LockFile;
@@ -138,6 +138,11 @@ impl Store {
         hash_key(key, self.geometry.seed)
     }
 
+    /// Wipes what an earlier run has written to the log, from here on.
+    fn wipe(&self, position: u64) {
+        self.disk.write(position, &[0; 4096]).expect("space");
+    }
+
     /// A process that joins the store.
     fn process(self: &Arc<Store>) -> Arc<Process> {
         let (map, path): (Arc<Map>, _) = (self.disk.map().clone(), self.path.clone());
@@ -163,6 +168,15 @@ struct Process {
     store: Arc<Store>,
     /// The log is on its disk up to this position.
     synced: Arc<loom::sync::atomic::AtomicU64>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // The kernel takes the locks of the dead away, and whoever gets them later comes after it.
+            model::kernel_lock(bytes::PROCESS + self.me() - 1);
+        }
+    }
 }
 
 impl std::ops::Deref for Process {

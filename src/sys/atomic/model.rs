@@ -39,6 +39,15 @@ struct Run {
     /// Values of cells without a stand-in.
     plain: HashMap<usize, u64>,
     learned: Vec<Place>,
+    victim: Option<Victim>,
+}
+
+/// A thread that is going to die.
+struct Victim {
+    thread: loom::thread::ThreadId,
+    /// Steps before its death.
+    left: u64,
+    dead: bool,
 }
 
 impl Run {
@@ -65,6 +74,8 @@ enum Home<'a> {
     Model(Rc<Modelled>),
     /// In a run that did not expect it, at this address.
     Plain(usize),
+    /// Out of reach: the thread is dead, and only unwinds.
+    Nowhere,
 }
 
 impl Home<'_> {
@@ -73,6 +84,7 @@ impl Home<'_> {
             Home::Memory(cell) => cell.load(order),
             Home::Model(cell) => cell.load(order),
             Home::Plain(address) => in_run(|run| run.plain[address]).unwrap_or_default(),
+            Home::Nowhere => 0,
         }
     }
 
@@ -81,6 +93,7 @@ impl Home<'_> {
             Home::Memory(cell) => cell.store(value, order),
             Home::Model(cell) => cell.store(value, order),
             Home::Plain(address) => drop(in_run(|run| run.plain.insert(*address, value))),
+            Home::Nowhere => {}
         }
     }
 
@@ -143,6 +156,9 @@ impl AtomicU64 {
     }
 
     fn home(&self) -> Home<'_> {
+        if is_dead() {
+            return Home::Nowhere;
+        }
         let address = self.as_ptr() as usize;
         let modelled = in_run(|run| {
             if let Some(cell) = run.cells.get(&address) {
@@ -163,11 +179,13 @@ impl AtomicU64 {
 
     /// As std's.
     pub fn store(&self, value: u64, order: Ordering) {
+        step();
         self.home().store(value, order);
     }
 
     /// As std's.
     pub fn swap(&self, value: u64, order: Ordering) -> u64 {
+        step();
         match self.home() {
             Home::Memory(cell) => cell.swap(value, order),
             Home::Model(cell) => cell.swap(value, order),
@@ -177,6 +195,7 @@ impl AtomicU64 {
 
     /// As std's.
     pub fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        step();
         match self.home() {
             Home::Memory(cell) => cell.fetch_add(value, order),
             Home::Model(cell) => cell.fetch_add(value, order),
@@ -186,6 +205,7 @@ impl AtomicU64 {
 
     /// As std's.
     pub fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+        step();
         match self.home() {
             Home::Memory(cell) => cell.fetch_max(value, order),
             Home::Model(cell) => cell.fetch_max(value, order),
@@ -195,6 +215,7 @@ impl AtomicU64 {
 
     /// As std's.
     pub fn compare_exchange(&self, old: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+        step();
         match self.home() {
             Home::Memory(cell) => cell.compare_exchange(old, new, success, failure),
             Home::Model(cell) => cell.compare_exchange(old, new, success, failure),
@@ -206,9 +227,43 @@ impl AtomicU64 {
     }
 }
 
+/// The process of this thread dies before the `steps`-th thing that others can see: the thread unwinds, and whatever it
+/// does meanwhile has no effect.
+pub fn die_after(steps: u64) {
+    in_run(|run| run.victim = Some(Victim { thread: loom::thread::current().id(), left: steps, dead: false }));
+}
+
+fn victim<T>(f: impl FnOnce(&mut Victim) -> T) -> Option<T> {
+    in_run(|run| {
+        let victim = run.victim.as_mut()?;
+        (victim.thread == loom::thread::current().id()).then(|| f(victim))
+    })
+    .flatten()
+}
+
+fn is_dead() -> bool {
+    victim(|victim| victim.dead).unwrap_or(false)
+}
+
+/// Something that others can see.
+fn step() {
+    let dies = victim(|victim| {
+        let dies = victim.left == 0 && !victim.dead;
+        victim.dead |= dies;
+        victim.left = victim.left.saturating_sub(1);
+        dies
+    });
+    if dies == Some(true) {
+        std::panic::resume_unwind(Box::new("death"));
+    }
+}
+
 /// Somebody reads these bytes, or writes them.
 pub fn touch(position: u64, len: u64, write: bool) {
-    if len == 0 {
+    if write {
+        step();
+    }
+    if len == 0 || is_dead() {
         return;
     }
     for number in position / GRAIN..=(position + len - 1) / GRAIN {
@@ -231,6 +286,7 @@ pub fn touch(position: u64, len: u64, write: bool) {
 /// A call of the kernel about the lock of this byte: before it, other threads may run; it synchronizes with those about
 /// the same byte.
 pub fn kernel_lock(byte: u64) {
+    // Of the dead too: their locks are given back.
     let lock = in_run(|run| {
         let lock = run.locks.get(&byte).cloned();
         if lock.is_none() {
