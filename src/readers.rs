@@ -172,7 +172,8 @@ impl Core {
         loop {
             if cfg!(loom) || !cfg!(target_arch = "x86_64") {
                 // SeqCst fence: pairs with the one in `scan_cells`. Either the scan sees this cell, or this load sees
-                // the `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself.
+                // the `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself;
+                // loom takes it for AcqRel.
                 fence(Ordering::SeqCst);
             }
             let again = self.get(Word::Visible);

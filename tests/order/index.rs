@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Process, Store, explore, spawn};
 use crate::control::Word;
 use crate::format::slot::{split_at, suffix};
+use crate::space::Claim;
 use crate::sys::atomic::model;
 
 /// As many keys as the first page takes; the next one splits it and doubles the directory.
@@ -64,6 +65,26 @@ fn a_scan_beside_a_split_meets_every_key_once() {
     });
 }
 
+/// The directory moves to a larger run.
+#[test]
+fn a_directory_that_moves_hides_no_key() {
+    let store = Store::new(2);
+    explore(3, move || {
+        let (writing, reading) = (store.process(), store.process().warm(1));
+        let reader = spawn(move || {
+            let pin = reading.pin().expect("pinned");
+            for key in &reading.store.keys {
+                assert_eq!(reading.get(key, pin.seq).as_ref(), Some(key));
+            }
+            reading.unpin(pin);
+        });
+        let depth = writing.load(Word::DirectoryRoom).ilog2() + 1;
+        writing.ensure_directory_room(depth, Claim::Reserve).expect("space");
+        writing.double_directory().expect("room");
+        reader.join().expect("read");
+    });
+}
+
 /// A writer dies before each of its steps in a commit that splits a page, beside a get; the next writer finishes or
 /// drops its batch, and nothing is lost.
 #[test]
@@ -115,7 +136,10 @@ fn check_directory(core: &Process) {
     for index in 0..1u64 << root.depth() {
         let entry = core.entry(index).expect("an entry");
         let page = core.page(entry.page()).expect("a page");
-        assert!(page.is(suffix(index, entry.depth()), entry.depth()), "entry {index} leads to the page of another suffix");
+        assert!(
+            page.is(suffix(index, entry.depth()), entry.depth()),
+            "entry {index} leads to the page of another suffix"
+        );
         let first = core.entry(suffix(index, entry.depth())).expect("an entry");
         assert_eq!(first.page(), entry.page(), "entries of one suffix lead to different pages");
     }

@@ -28,6 +28,7 @@ use crate::sys::atomic::model::{self, Place};
 use crate::sys::disk::{Disk, FileDisk};
 use crate::sys::lock::LockFile;
 use crate::sys::map::Map;
+use crate::txn::write::WriteTxn;
 
 const EXTENT: u64 = 65_536;
 /// Stack of a modelled thread, in words.
@@ -38,6 +39,10 @@ const STACK: usize = 1 << 16;
 fn explore(bound: usize, body: impl Fn() + Send + Sync + 'static) {
     let (body, runs) = (Arc::new(body), Arc::new(Count::new(0)));
     let mut places = Vec::new();
+    let report = |what, places: &[Place]| {
+        let name = std::thread::current().name().unwrap_or_default().to_string();
+        eprintln!("{name}: {what} {} runs, {} places", runs.load(Ordering::Relaxed), places.len());
+    };
     loop {
         let learned = Arc::new(Mutex::new(Vec::new()));
         let run = Run { body: body.clone(), runs: runs.clone(), places: places.clone(), learned: learned.clone() };
@@ -45,13 +50,14 @@ fn explore(bound: usize, body: impl Fn() + Send + Sync + 'static) {
         let outcome = std::thread::spawn(move || run.explore(bound)).join();
         let learned = std::mem::take(&mut *learned.lock());
         match outcome {
-            Ok(()) => break,
+            Ok(()) => return report("holds in", &places),
             Err(_) if !learned.is_empty() => places.extend(learned),
-            Err(failure) => resume_unwind(failure),
+            Err(failure) => {
+                report("fails after", &places);
+                resume_unwind(failure);
+            }
         }
     }
-    let name = std::thread::current().name().unwrap_or_default().to_string();
-    eprintln!("{name}: {} runs, {} places", runs.load(Ordering::Relaxed), places.len());
 }
 
 struct Run<F> {
@@ -129,7 +135,9 @@ impl Store {
     fn key(&self, n: usize) -> Vec<u8> {
         let fits = |key: &u64| {
             let hash = self.hash(&key.to_le_bytes());
-            hash as usize & 1 == n & 1 && home_line(hash) == n >> 1 & 1 && !self.keys.contains(&key.to_le_bytes().to_vec())
+            hash as usize & 1 == n & 1
+                && home_line(hash) == n >> 1 & 1
+                && !self.keys.contains(&key.to_le_bytes().to_vec())
         };
         (0..).find(fits).expect("hashes of all kinds").to_le_bytes().to_vec()
     }
@@ -202,7 +210,11 @@ impl Process {
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> u64 {
-        let mut txn = crate::txn::write::WriteTxn::begin(&self.engine, Durability::Eventual).expect("begun");
+        self.put_as(key, value, Durability::Eventual)
+    }
+
+    fn put_as(&self, key: &[u8], value: &[u8], durability: Durability) -> u64 {
+        let mut txn = WriteTxn::begin(&self.engine, durability).expect("begun");
         txn.put(key, value).expect("put");
         txn.commit().expect("committed")
     }

@@ -1,9 +1,11 @@
 //! What a commit publishes: its ends, its record, its seq.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Store, explore, spawn};
+use super::{Process, Store, explore, spawn};
 use crate::control::{Ends, Word};
+use crate::options::Durability;
 
 /// Whoever reads tail and chain without the writer lock gets those of one seq.
 #[test]
@@ -50,6 +52,35 @@ fn visible_is_durable() {
         let synced = leading.synced.load(Ordering::Acquire);
         assert!(visible == seq || synced >= of(visible - seq).tail, "visible, but not on the disk");
         waiting.into_iter().for_each(|thread| thread.join().expect("waited"));
+    });
+}
+
+/// An Immediate commit of one process and an Eventual one of another: the second does not carry the first into sight
+/// before that is on the disk.
+#[test]
+fn an_eventual_commit_publishes_no_other() {
+    let store = Store::new(1);
+    let new = [store.key(1), store.key(2)];
+    explore(1, move || {
+        let process = || store.process().warm(1);
+        let (immediate, eventual) = (process(), process());
+        let commit = |core: &Arc<Process>, key: &[u8], durability| {
+            let (core, key) = (core.clone(), key.to_vec());
+            spawn(move || {
+                let seq = core.put_as(&key, &key, durability);
+                assert!(core.load(Word::Visible) >= seq, "returned, but not visible");
+            })
+        };
+        let writers =
+            [commit(&immediate, &new[0], Durability::Immediate), commit(&eventual, &new[1], Durability::Eventual)];
+        let pin = eventual.pin().expect("pinned");
+        let record = eventual.find_at(store.hash(&new[0]), &new[0], pin.seq).expect("no damage");
+        if let Some(record) = record {
+            let synced = immediate.synced.load(Ordering::Acquire).max(eventual.synced.load(Ordering::Acquire));
+            assert!(synced > record.position, "visible, but not on the disk");
+        }
+        eventual.unpin(pin);
+        writers.into_iter().for_each(|writer| writer.join().expect("committed"));
     });
 }
 

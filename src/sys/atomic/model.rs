@@ -21,7 +21,7 @@ use loom::sync::atomic::AtomicU64 as Modelled;
 const GRAIN: u64 = 8;
 
 /// What has a stand-in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The cell at an address, and its value before the run.
     Cell(usize, u64),
