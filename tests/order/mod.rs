@@ -1,4 +1,5 @@
-//! Memory order: the shipped protocols on shared cells, under every order that the language's memory model allows (loom).
+//! Memory order: the shipped protocols on shared cells, under every order that the language's memory model allows
+//! (loom).
 //!
 //! A store is made the ordinary way. Each run begins with the cells as they stand in it and leaves them so: what a run
 //! stores goes to stand-ins (`sys::atomic::model`). Processes are cores of their own over one map, with lock files of
