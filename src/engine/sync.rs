@@ -60,7 +60,7 @@ impl Engine {
 
 impl Core {
     /// Makes the log durable from the durable cursor to the applied tail. Under the sync lock.
-    pub fn flush(&self) -> Result<()> {
+    fn flush(&self) -> Result<()> {
         self.check_poison()?;
         self.cover()?;
         // Found set: its owner died and may have met an error that it could not tell. Bytes that a failed sync left
