@@ -13,7 +13,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::fault;
@@ -21,6 +21,7 @@ use crate::format::header::Header;
 use crate::format::round_up;
 use crate::format::slot::Root;
 use crate::readers::Lanes;
+use crate::sys::atomic::{AtomicU64, fence};
 use crate::sys::disk::Disk;
 use crate::sys::lock::LockFile;
 use crate::sys::map::Map;
@@ -330,7 +331,7 @@ impl Core {
             let ends = self.ends_of(seq);
             // Acquire fence: the loads of the ends come before the second look at `applied` (a seqlock's reader, after
             // Boehm, "Can seqlocks get along with programming language memory models?").
-            std::sync::atomic::fence(Ordering::Acquire);
+            fence(Ordering::Acquire);
             if self.word(Word::Applied).load(Ordering::Relaxed) == seq {
                 return (seq, ends);
             }

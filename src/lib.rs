@@ -51,6 +51,10 @@ mod stats;
 mod sys;
 mod txn;
 
+#[cfg(all(test, loom))]
+#[path = "../tests/order/mod.rs"]
+mod order;
+
 pub use db::Db;
 pub use engine::check::Fault;
 pub use engine::compact::Compaction;

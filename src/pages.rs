@@ -1,12 +1,11 @@
 //! Index pages: the page maps of index extents, pages handed out, retired and reused. Under the writer lock, or alone.
 
-use std::sync::atomic::AtomicU64;
-
 use crate::control::{Core, Word, load, store};
 use crate::error::Result;
 use crate::format::PAGE;
 use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::space::{Claim, reusable};
+use crate::sys::atomic::AtomicU64;
 
 impl Core {
     /// The state word of the page at `position`, whose extent must be one of index pages.

@@ -6,13 +6,14 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
 use crate::control::{CELLS, Core, PROCESSES, Word, store};
 use crate::error::{Error, Holder, Result};
+use crate::sys::atomic::{AtomicU64, fence};
 use crate::sys::host;
 use crate::sys::lock::Mode;
 
@@ -169,9 +170,10 @@ impl Core {
     #[inline]
     fn look_again(&self, cell: &AtomicU64, mut seq: u64) -> u64 {
         loop {
-            if !cfg!(target_arch = "x86_64") {
+            if cfg!(loom) || !cfg!(target_arch = "x86_64") {
                 // SeqCst fence: pairs with the one in `scan_cells`. Either the scan sees this cell, or this load sees
-                // the `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself.
+                // the `visible` that the scan began with. On x86 the announcing instruction is a full barrier itself;
+                // loom takes it for AcqRel.
                 fence(Ordering::SeqCst);
             }
             let again = self.get(Word::Visible);

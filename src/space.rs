@@ -6,12 +6,13 @@
 //! The one rule of reuse, for extents and pages: what was retired at F may be handed out when no reader is older than F
 //! and, if a checkpoint may name it, the durable checkpoint is F or later.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, Word, load, store};
 use crate::error::Result;
 use crate::format::extent::{ExtentState, Kind};
 use crate::growth::chunk_of;
+use crate::sys::atomic::AtomicU64;
 
 /// Who asks for space: puts leave the standing reserve alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

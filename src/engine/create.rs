@@ -3,7 +3,6 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -17,6 +16,7 @@ use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader};
 use crate::format::slot::PAGE_WORDS;
 use crate::index::page::Page;
 use crate::options::Options;
+use crate::sys::atomic::AtomicU64;
 use crate::sys::file::{self, FileSystem};
 use crate::sys::host;
 

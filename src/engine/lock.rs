@@ -4,7 +4,7 @@
 //! Waiters try again after short sleeps on a futex: a release wakes them, a death wakes nobody. After an Eventual
 //! commit the file lock may be kept (see `keeper`), so that a busy process does not ask the kernel for each commit.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log::append::Batch;
 use crate::options::WriterLock;
+use crate::sys::atomic::AtomicU64;
 use crate::sys::lock::Mode;
 use crate::sys::{futex, host};
 

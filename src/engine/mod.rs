@@ -60,7 +60,8 @@ pub struct Settings {
 }
 
 impl Engine {
-    fn new(core: Core, settings: Settings) -> Arc<Engine> {
+    /// The engine of an open store.
+    pub fn new(core: Core, settings: Settings) -> Arc<Engine> {
         Arc::new_cyclic(|this| Engine {
             core,
             writer: Mutex::default(),

@@ -4,10 +4,10 @@ use super::{MAX_POSITION, PAGE};
 
 /// Slots of a line.
 pub const SLOTS: usize = 5;
-/// Lines of a page; the header line comes before them.
-pub const LINES: usize = 63;
-/// Words of a page.
-pub const PAGE_WORDS: usize = PAGE as usize / 8;
+/// Lines of a page; the header line comes before them. In a model of memory each word costs time.
+pub const LINES: usize = if cfg!(loom) { 2 } else { 63 };
+/// Words of a page that are in use: all of them.
+pub const PAGE_WORDS: usize = (1 + LINES) * LINE_WORDS;
 /// Words of a line: tags and overflow share the first three.
 pub const LINE_WORDS: usize = 8;
 /// Directories are not deeper than this: a tag holds 32 hash bits.

@@ -3,7 +3,7 @@
 //! It is volatile. Readers load root, entry, page without a lock; the writer changes one entry by one store, and
 //! announces changes of several entries in the intent words first, so that a takeover can finish them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::control::{Core, Word, load, store};
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ use crate::format::extent::Kind;
 use crate::format::slot::{DirEntry, MAX_DEPTH, PAGE_WORDS, Root, suffix};
 use crate::index::page::Page;
 use crate::space::Claim;
+use crate::sys::atomic::AtomicU64;
 
 /// An announced change: all entries of one suffix go to page `a`, or after a split to `a` and `b`.
 #[derive(Clone, Copy, Debug)]

@@ -8,10 +8,11 @@
 //! passed. A slot is filled once, tag first, pointer last; after that only its pointer changes. So readers need no
 //! lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::control::{load, store};
 use crate::format::slot::{LINE_WORDS, LINES, PAGE_MAGIC, PAGE_WORDS, SLOTS, SlotWord, home_line, tag};
+use crate::sys::atomic::AtomicU64;
 
 const COUNT: usize = 1;
 const SUFFIX: usize = 2;

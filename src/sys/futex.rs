@@ -3,11 +3,13 @@
 //! A futex is 32 bits wide, so the kernel looks at the low half of a cell. A change of the high half
 //! alone is noticed only when the wait times out: count in the low half.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::thread::Timespec;
 use rustix::thread::futex::{self, Flags};
+
+use super::atomic::AtomicU64;
 
 const _: () = assert!(cfg!(target_endian = "little"), "the low half of a cell comes first");
 
@@ -15,6 +17,10 @@ const _: () = assert!(cfg!(target_endian = "little"), "the low half of a cell co
 pub fn wait(cell: &AtomicU64, expected: u64, timeout: Duration) {
     // Acquire: pairs with the Release of whoever changed the cell; the caller goes on with what it says.
     if cell.load(Ordering::Acquire) != expected {
+        return;
+    }
+    #[cfg(loom)]
+    if super::atomic::model::sleep() {
         return;
     }
     let timeout = Timespec::try_from(timeout).ok();

@@ -71,6 +71,8 @@ impl LockFile {
 
     /// Where in the range another descriptor holds a lock of any mode; None if nowhere.
     pub fn conflict(&self, start: u64, len: u64) -> io::Result<Option<u64>> {
+        #[cfg(loom)]
+        super::atomic::model::kernel_lock(start);
         if len == 0 {
             return Ok(None);
         }
@@ -82,6 +84,8 @@ impl LockFile {
 
     /// Locks the whole file against other `try_flock`s; false if another descriptor holds it.
     pub fn try_flock(&self) -> io::Result<bool> {
+        #[cfg(loom)]
+        super::atomic::model::kernel_lock(0);
         match fs2::FileExt::try_lock_exclusive(self.file()?) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -91,11 +95,15 @@ impl LockFile {
 
     /// Undoes `try_flock`.
     pub fn unlock_flock(&self) -> io::Result<()> {
+        #[cfg(loom)]
+        super::atomic::model::kernel_lock(0);
         fs2::FileExt::unlock(self.file()?)
     }
 
     /// A `len` of 0 means all that follows.
     fn set(&self, kind: i32, pos: u64, len: u64) -> Result<(), Errno> {
+        #[cfg(loom)]
+        super::atomic::model::kernel_lock(pos);
         fcntl(self.file()?, FcntlArg::F_OFD_SETLK(&range(kind, pos, len)?)).map(drop)
     }
 

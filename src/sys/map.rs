@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::mm::MsyncFlags;
 
+use super::atomic;
 use super::view::Views;
 
 /// The file in memory.
@@ -122,6 +123,8 @@ impl Map {
         if !self.has(pos, len) {
             return None;
         }
+        #[cfg(loom)]
+        atomic::model::touch(pos, len, false);
         // Acquire: pairs with the Release in `cover`.
         let at = self.read.load(Ordering::Acquire).wrapping_add(pos as usize);
         // SAFETY: the view covers the length, `has` checked that the range is below it, and no mapping
@@ -134,14 +137,14 @@ impl Map {
     ///
     /// Of a map that is not writable the cells are in read-only memory: a store would kill the process.
     #[inline]
-    pub fn words<const N: usize>(&self, pos: u64) -> Option<&[AtomicU64; N]> {
+    pub fn words<const N: usize>(&self, pos: u64) -> Option<&[atomic::AtomicU64; N]> {
         if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * N as u64) {
             return None;
         }
         // Acquire: pairs with the Release in `cover`.
         let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
         #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
-        let cells = at.cast::<[AtomicU64; N]>();
+        let cells = at.cast::<[atomic::AtomicU64; N]>();
         // SAFETY: in bounds of the view as in `bytes`, and not in front of it; aligned; anybody may change
         // atomics at any time. On these machines loads of 8 bytes work in read-only memory too.
         Some(unsafe { &*cells })
@@ -152,6 +155,8 @@ impl Map {
         if !self.writable || pos < self.cells_from || !self.has(pos, bytes.len() as u64) {
             return false;
         }
+        #[cfg(loom)]
+        atomic::model::touch(pos, bytes.len() as u64, true);
         // Acquire: pairs with the Release in `cover`.
         let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
         // SAFETY: in bounds of the writable view, as in `words`. Nobody reads these bytes yet, so `bytes`

@@ -3,6 +3,7 @@
 //! Two windows lead out of it: shared cells as atomics ([`map::Map::words`]) and bytes that no longer
 //! change ([`map::Map::bytes`]). Everything above sees a store's file through [`disk::Disk`].
 
+pub mod atomic;
 pub mod disk;
 pub mod file;
 pub mod fork;
