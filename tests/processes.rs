@@ -269,3 +269,37 @@ fn the_process_table_tells_who_lives_and_what_they_pin() {
     three.ok("close");
     eventually("the closed one leaves the table", || !one.ask("processes").contains(&three.pid().to_string()));
 }
+
+/// In a PID namespace of its own everybody is process 1: neither liveness nor locks may depend on what a pid means.
+#[test]
+fn processes_of_other_pid_namespaces_are_as_any_others() {
+    let place = Place::in_memory();
+    let mut first = started(&place, "timeout=2000");
+    let (Some(mut one), Some(mut two)) = (Agent::in_own_namespace("one"), Agent::in_own_namespace("two")) else {
+        eprintln!("skipped processes_of_other_pid_namespaces_are_as_any_others: unshare --pid is not permitted here");
+        return;
+    };
+    for agent in [&mut one, &mut two] {
+        agent.reopen(&place.store(), "timeout=2000");
+    }
+    one.ok("put key of_one");
+    let seq = two.well("snapshot begin old");
+    let table = first.ask("processes");
+    assert!(table.contains(" 1(slotdb-agent) alive pins=[]"), "{table}");
+    assert!(table.contains(&format!(" 1(slotdb-agent) alive pins=[{seq}]")), "{table}");
+    // The writer lock of one that lives is respected, that of one that died is not.
+    one.ok("txn begin");
+    one.ok("txn put key lost");
+    let error = two.fails("put key in_vain", "Timeout");
+    assert!(error.contains("process 1 (slotdb-agent)"), "{error}");
+    one.kill();
+    two.says("get key", "of_one");
+    two.ok("put key of_two");
+    two.says("snapshot get old key", "of_one");
+    two.kill();
+    let table = first.ask("processes");
+    assert!(table.contains(&format!(" 1(slotdb-agent) dead pins=[{seq}]")), "{table}");
+    first.says("get key", "of_two");
+    first.ok("put key again");
+    first.is_clean();
+}

@@ -64,12 +64,19 @@ impl Engine {
         let mapped = durability == Durability::Eventual && seq - core.get(Word::LastImmediate).min(seq) > CALM;
         let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after, cleaning));
         done.map_err(|e| self.in_doubt(seq, e))?;
-        let wait = durability == Durability::Immediate || core.get(Word::Durable) < core.get(Word::LastImmediate);
+        let wait = self.must_wait(durability);
         if !wait {
             core.lift(Word::Visible, seq);
         }
         core.set(Word::WriterActive, 0);
         Ok(Committed { seq, wait })
+    }
+
+    /// Whether a transaction that ends now, under the writer lock, must wait for a flush: its own, or that of an
+    /// Immediate commit that it stands on and that nobody sees yet.
+    pub fn must_wait(&self, durability: Durability) -> bool {
+        let core = &self.core;
+        durability == Durability::Immediate || core.get(Word::Durable) < core.get(Word::LastImmediate)
     }
 
     /// The error of a commit whose first byte was written.

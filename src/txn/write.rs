@@ -82,7 +82,7 @@ impl<'db> WriteTxn<'db> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;
         let (seq, wait) = if writer.batch().is_empty() {
-            (engine.core.ends().0, durability == Durability::Immediate)
+            (engine.core.ends().0, engine.must_wait(durability))
         } else {
             let committed = match engine.commit_batch(writer.batch_mut(), durability) {
                 Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => {

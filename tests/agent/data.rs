@@ -42,6 +42,21 @@ pub fn is_filled(bytes: &[u8], seed: u64) -> bool {
     bytes.chunks(8).all(|chunk| *chunk == random.next().to_le_bytes()[..chunk.len()])
 }
 
+/// A number as a value of a length of its own.
+pub fn pad(number: u64) -> Vec<u8> {
+    let len = if number.is_multiple_of(8) { number % 3000 } else { number % 40 };
+    let mut bytes = number.to_string().into_bytes();
+    bytes.resize(bytes.len() + len as usize, b'.');
+    bytes
+}
+
+/// The number that was padded; none if this is not what was.
+pub fn padded(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = str::from_utf8(&bytes[..digits]).ok()?.parse().ok()?;
+    (bytes == pad(number)).then_some(number)
+}
+
 /// How bytes appear in an answer: short text as it is, anything else as length and checksum.
 pub fn shown(bytes: &[u8]) -> String {
     match str::from_utf8(bytes) {

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use nix::libc;
 use slotdb::{Db, Result};
@@ -50,6 +50,36 @@ pub fn fork(session: &mut Session<'_>, how: &str) -> Forked {
     }
     (session.txn, session.snapshots) = (None, Default::default());
     Forked::Child(to_parent)
+}
+
+/// Forks a child that tries to write, and lives on for a moment. What it could do, if anything; none also if it does
+/// not say.
+pub fn bystander(db: &Db) -> Option<String> {
+    let (from_child, mut to_parent) = std::io::pipe().expect("a pipe");
+    // SAFETY: as in `fork`.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork failed");
+    if pid == 0 {
+        let tried = db.put(b"child", b"of a fork");
+        let said = if matches!(tried, Err(slotdb::Error::Forked { .. })) { "\n" } else { "put\n" };
+        let _ = to_parent.write_all(said.as_bytes());
+        drop(to_parent);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        // SAFETY: ends this process without touching what it shares with its parent.
+        unsafe { libc::_exit(0) };
+    }
+    drop(to_parent);
+    let mut said = String::new();
+    let _ = BufReader::new(from_child).read_line(&mut said);
+    end_of(pid);
+    Some(said.trim().to_string()).filter(|said| !said.is_empty())
+}
+
+/// Starts a program that lives on until it is killed; answers its pid.
+pub fn spawn() -> String {
+    let mut command = Command::new("sleep");
+    let child = command.arg(CHILD_LIVES.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    format!("child {} sleeps", child.expect("there is a program sleep").id())
 }
 
 /// Tries every kind of call with what the parent had open.

@@ -9,6 +9,7 @@ mod data;
 mod fork;
 mod options;
 mod session;
+mod storm;
 mod work;
 
 use std::io::{BufRead, Write};
@@ -31,10 +32,15 @@ impl Talk {
 
     /// Answers the order in hand.
     pub fn answer(&mut self, answer: &str) {
-        let mut out = std::io::stdout().lock();
-        // Nobody listens any more: the next order will not come.
-        let _ = writeln!(out, "{answer}").and_then(|()| out.flush());
+        say(answer);
     }
+}
+
+/// Writes a line at once, since this process may be killed at any moment.
+pub fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Nobody listens any more: the next order will not come.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// An answer that tells of an error: its kind, then its text.
@@ -48,6 +54,7 @@ pub fn error(e: &slotdb::Error) -> String {
 pub fn anywhere(words: &[&str]) -> Option<String> {
     match *words {
         ["arm", steps] => slotdb::fault::arm(options::number(steps)),
+        ["spawn"] => return Some(fork::spawn()),
         ["steps", armed] => return Some(slotdb::fault::disarm(options::number(armed)).to_string()),
         _ => return None,
     }

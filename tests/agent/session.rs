@@ -184,13 +184,14 @@ impl<'db> Session<'db> {
     fn stats(&self) -> Result<String> {
         let stats = self.db.stats()?;
         Ok(format!(
-            "file_bytes={} live_keys={} free_bytes={} log_bytes={} index_pages={} segments={} mapped_bytes={} \
-             horizon={} applied={} visible={} durable={} checkpoint={}",
+            "file_bytes={} live_keys={} free_bytes={} log_bytes={} index_pages={} index_bytes={} segments={} \
+             mapped_bytes={} horizon={} applied={} visible={} durable={} checkpoint={}",
             stats.file_bytes,
             stats.live_keys,
             stats.free_bytes,
             stats.log_bytes,
             stats.index_pages,
+            stats.index_bytes,
             stats.segments,
             stats.mapped_bytes,
             stats.horizon,

@@ -4,15 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slotdb::{Db, Durability, ReadTxn, Result};
+use slotdb::{Db, Durability, ReadTxn, Result, WriteTxn};
 
 use crate::common::Rng;
 use crate::data;
 use crate::options::number;
+use crate::storm;
 
 /// Accounts `acct0`, `acct1`, ... and what they hold together.
 const ACCOUNTS: u64 = 16;
-const TOTAL: u64 = 16_000;
+pub const TOTAL: u64 = 16_000;
 
 /// Orders for work.
 pub fn obey(db: &Db, words: &[&str]) -> Result<String> {
@@ -22,6 +23,8 @@ pub fn obey(db: &Db, words: &[&str]) -> Result<String> {
         ["watch", ref writers @ ..] => told(watch(db, writers)?),
         ["group", prefix, threads, count] => group(db, prefix, number(threads), number(count)),
         ["grow", bytes, len] => grow(db, number(bytes), number(len)),
+        ["storm", ref words @ ..] => told(storm::storm(db, words)?),
+        ["recall", ref keys @ ..] => told(storm::recall(db, keys)?),
         ["follow", seed, len] => told(follow(db, number(seed), number(len))?),
         _ => Ok(format!("what? {words:?}")),
     }
@@ -39,6 +42,7 @@ macro_rules! promise {
         }
     };
 }
+pub(crate) use promise;
 
 fn endow(db: &Db) -> Result<String> {
     let mut txn = db.begin_write()?;
@@ -67,12 +71,7 @@ fn transfer(db: &Db, me: &str, seed: u64, count: u64) -> Result<String> {
         if before != n - 1 {
             return Ok(format!("wrong: {last} was {before} before commit {n}"));
         }
-        let (from, to) = (account(random.below(ACCOUNTS)), account(random.below(ACCOUNTS)));
-        let amount = random.below(stored(txn.get(&from)?) + 1);
-        let rest = stored(txn.get(&from)?) - amount;
-        txn.put(&from, rest.to_string().as_bytes())?;
-        let sum = stored(txn.get(&to)?) + amount;
-        txn.put(&to, sum.to_string().as_bytes())?;
+        move_money(&mut txn, &mut random)?;
         txn.put(last.as_bytes(), n.to_string().as_bytes())?;
         txn.put(format!("log:{me}:{n}").as_bytes(), seed.to_string().as_bytes())?;
         let durable = random.one_in(8);
@@ -81,6 +80,16 @@ fn transfer(db: &Db, me: &str, seed: u64, count: u64) -> Result<String> {
     }
     db.put(format!("done:{me}").as_bytes(), b"")?;
     Ok(format!("done {count}"))
+}
+
+/// Moves an amount from one account to another.
+pub fn move_money(txn: &mut WriteTxn<'_>, random: &mut Rng) -> Result<()> {
+    let (from, to) = (account(random.below(ACCOUNTS)), account(random.below(ACCOUNTS)));
+    let amount = random.below(stored(txn.get(&from)?) + 1);
+    let rest = stored(txn.get(&from)?) - amount;
+    txn.put(&from, rest.to_string().as_bytes())?;
+    let sum = stored(txn.get(&to)?) + amount;
+    txn.put(&to, sum.to_string().as_bytes())
 }
 
 /// Looks at snapshots, each of which must make sense, until all writers are done.
@@ -120,12 +129,13 @@ fn watch(db: &Db, writers: &[&str]) -> Result<Result<String, String>> {
     }
 }
 
-fn balances(snapshot: &ReadTxn<'_>) -> Result<u64> {
+/// What all accounts hold together in a snapshot.
+pub fn balances(snapshot: &ReadTxn<'_>) -> Result<u64> {
     (0..ACCOUNTS).map(|n| Ok(stored(snapshot.get(&account(n))?))).sum()
 }
 
 /// What an iteration finds: the sum of the accounts, and how many log entries of the writers.
-fn iterated(snapshot: &ReadTxn<'_>, writers: &[&str]) -> Result<(u64, u64)> {
+pub fn iterated(snapshot: &ReadTxn<'_>, writers: &[&str]) -> Result<(u64, u64)> {
     let logs_of: Vec<String> = writers.iter().map(|writer| format!("log:{writer}:")).collect();
     let (mut sum, mut logs) = (0, 0);
     for pair in snapshot {

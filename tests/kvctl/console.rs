@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 17] = [
     "create",
     "put",
     "get",
@@ -24,6 +24,7 @@ const VERBS: [&str; 16] = [
     "dump",
     "load",
     "demo",
+    "torture",
     "completions",
     "man",
 ];
@@ -170,7 +171,7 @@ fn nothing_outlives_the_demo() {
 }
 
 /// Looks again and again, for a minute at most.
-fn wait_for<T>(look: impl Fn() -> Option<T>) -> T {
+pub fn wait_for<T>(look: impl Fn() -> Option<T>) -> T {
     for _ in 0..6_000 {
         if let Some(found) = look() {
             return found;
@@ -187,12 +188,12 @@ fn state_and_parent(process: &str) -> Option<(String, u32)> {
     Some((fields.next()?.into(), fields.next()?.parse().ok()?))
 }
 
-fn children(parent: &Child) -> Vec<String> {
+pub fn children(parent: &Child) -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let names = processes.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| state_and_parent(name).is_some_and(|(_, of)| of == parent.id())).collect()
 }
 
-fn is_running(process: &str) -> bool {
+pub fn is_running(process: &str) -> bool {
     state_and_parent(process).is_some_and(|(state, _)| state != "Z")
 }

@@ -32,6 +32,7 @@ fn put_creates_unless_told_not_to() {
     it.run(&["put", "app.db", "a", "1", "--no-create"]).fails(5, "app.db");
     it.feed(&["load", "app.db", "--no-create"], "").fails(5, "app.db");
     it.run(&["demo", "app.db", "--no-create"]).fails(5, "app.db");
+    it.run(&["torture", "app.db", "--no-create"]).fails(5, "app.db");
     assert!(!it.path("app.db").exists());
     it.run(&["put", "app.db", "a", "1"]).prints("");
     it.run(&["put", "app.db", "b", "2", "--no-create"]).prints("");

@@ -26,6 +26,12 @@ fn wrong_usage_is_2() {
         &["create", "b.db", "--max-size", "1 parsec"],
         &["demo", "--seconds", "0"],
         &["demo", "--no-create"],
+        &["torture"],
+        &["torture", "app.db", "--rounds", "0"],
+        &["torture", "app.db", "--processes", "1"],
+        &["torture", "app.db", "--rounds", "1", "--seconds", "1"],
+        &["torture", "app.db", "--fs", "ext4"],
+        &["torture", "app.db", "--power-cut", "--fs", "tmpfs"],
         &["completions", "tcsh"],
         &["incr", "app.db", "a"],
     ] {

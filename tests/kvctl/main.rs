@@ -6,3 +6,4 @@ mod data;
 mod exits;
 mod look;
 mod sandbox;
+mod torture;

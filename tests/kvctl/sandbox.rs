@@ -80,7 +80,10 @@ impl Sandbox {
 
 impl Run {
     pub fn of(mut command: Command) -> Run {
-        let Output { status, stdout, stderr } = command.output().expect("the command starts");
+        Run::from(command.output().expect("the command starts"))
+    }
+
+    pub fn from(Output { status, stdout, stderr }: Output) -> Run {
         let err = String::from_utf8_lossy(&stderr).into_owned();
         Run { code: status.code(), out: stdout, err }
     }

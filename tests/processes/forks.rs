@@ -59,6 +59,36 @@ fn a_child_that_outlives_its_parent_keeps_none_of_its_locks() {
     }
 }
 
+/// A program that a process starts inherits nothing by which it could hold a lock of it.
+#[test]
+fn a_program_spawned_under_the_writer_lock_holds_nothing() {
+    for dies in [true, false] {
+        let place = Place::in_memory();
+        let mut parent = started(&place, "");
+        let mut other = Agent::open("other", &place.store(), "timeout=5000");
+        parent.well("snapshot begin old");
+        parent.ok("txn begin");
+        parent.ok("txn put key changed");
+        let program = Orphan::of(&parent.well("spawn"));
+        if dies {
+            parent.kill();
+        } else {
+            parent.well("txn commit");
+            parent.ok("close");
+        }
+        other.says("get key", if dies { "value" } else { "changed" });
+        other.ok("put key mine");
+        other.ok("checkpoint");
+        other.is_clean();
+        other.ok("close");
+        // Nobody is attached any more, so the next one is alone and may recover.
+        let mut next = Agent::open("next", &place.store(), "timeout=5000");
+        next.says("get key", "mine");
+        next.is_clean();
+        assert!(program.is_alive());
+    }
+}
+
 /// The threads of the parent do not exist in a child, and it must not wait for them.
 #[test]
 fn a_child_forked_beside_a_checkpoint_can_leave() {

@@ -132,6 +132,10 @@ fn a_commit_whose_flush_does_not_come_is_in_doubt_until_it_does() {
         agent.says("get key", "value");
         agent.says("get other", "none");
     }
+    // Nor may what was read of it be told, by a transaction that ends without writing.
+    for durability in ["immediate", "eventual"] {
+        writer.fails(&format!("batch {durability} -absent"), "Timeout");
+    }
     drop(lock);
     writer.ok("sync");
     for agent in [&mut writer, &mut reader] {

@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Agent {
     name: String,
     child: Child,
+    /// The agent itself, which may be a child of the child.
+    pid: Pid,
     orders: Option<ChildStdin>,
     answers: Receiver<String>,
     patience: Cell<Duration>,
@@ -38,16 +40,35 @@ pub struct Agent {
 impl Agent {
     /// Starts a process without a store. The name is for messages.
     pub fn new(name: &str) -> Agent {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slotdb-agent"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the agent starts");
+        let child = spawn(&mut Command::new(AGENT)).expect("the agent starts");
+        let pid = Pid::from_child(&child);
+        Agent::listen_to(name, child, pid)
+    }
+
+    /// Starts a process that is number 1 in a PID namespace of its own; none where that is not allowed.
+    pub fn in_own_namespace(name: &str) -> Option<Agent> {
+        let mut wrapper = Command::new("unshare");
+        // It complains whenever its child was killed.
+        wrapper.args(["--pid", "--fork", "--kill-child", AGENT]).stderr(Stdio::null());
+        let child = spawn(&mut wrapper).ok()?;
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let wrapper = Pid::from_child(&child);
+        let mut agent = Agent::listen_to(name, child, wrapper);
+        // Once it has answered it has begun.
+        agent.attempt("steps 0")?;
+        let pid = std::fs::read_to_string(children).expect("the wrapper waits for the agent");
+        agent.pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("the wrapper has one child");
+        Some(agent)
+    }
+
+    fn listen_to(name: &str, mut child: Child, pid: Pid) -> Agent {
         let orders = child.stdin.take();
         let out = child.stdout.take().expect("stdout is piped");
         let (tell, answers) = channel();
         std::thread::spawn(move || {
             BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
         });
-        Agent { name: name.to_string(), child, orders, answers, patience: Cell::new(PATIENCE) }
+        Agent { name: name.to_string(), child, pid, orders, answers, patience: Cell::new(PATIENCE) }
     }
 
     /// Starts a process and opens a store.
@@ -81,6 +102,16 @@ impl Agent {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("{} hangs", self.name),
         }
+    }
+
+    /// What it has said so far, without waiting for more.
+    pub fn heard(&self) -> impl Iterator<Item = String> {
+        self.answers.try_iter()
+    }
+
+    /// All that one that is dead has said and nobody has listened to.
+    pub fn last_words(&self) -> impl Iterator<Item = String> {
+        std::iter::from_fn(|| self.answer())
     }
 
     /// An order and its answer.
@@ -140,20 +171,20 @@ impl Agent {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("our own child can be signalled");
+        // A process that is dead already shows when its answer does not come.
+        let _ = kill_process(self.pid, signal);
     }
 
-    /// Stops the process where it stands; it still has all its locks.
+    /// Stops the process where it stands, unless it is dead; it still has all its locks.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.pid());
         let state = || std::fs::read_to_string(&stat).ok()?.rsplit(") ").next()?.chars().next();
-        eventually("the process stops", || state() == Some('T'));
+        eventually("the process stops", || state().is_none_or(|state| "TZX".contains(state)));
     }
 
     /// Lets a stopped process go on.
@@ -169,12 +200,23 @@ impl Agent {
         self.child.wait().expect("our own child");
     }
 
+    /// Whether the process has ended, however.
+    pub fn is_dead(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
     /// The process has killed itself at an armed step.
     #[track_caller]
     pub fn was_killed(&mut self) {
         let status = self.child.wait().expect("our own child");
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{}: {status}", self.name);
     }
+}
+
+const AGENT: &str = env!("CARGO_BIN_EXE_slotdb-agent");
+
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
 }
 
 impl Drop for Agent {

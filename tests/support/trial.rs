@@ -41,6 +41,8 @@ pub struct Scenario {
     pub before: Vec<String>,
     /// What it dies of; `open` is its opening of the store.
     pub act: String,
+    /// Numbers of `stats` that the act raises: that is what the scenario is about.
+    pub raises: Vec<&'static str>,
     /// What the bystander, if there is one, does at the same time.
     pub beside: Option<String>,
     /// What those who go on do first, once it has shown what became of the dead.
@@ -148,7 +150,24 @@ impl Scenario {
             agent.ok("close");
         }
         let template = Template::of(&path);
+        self.is_as_named(&template, &path.with_extension("tried"));
         Stage { scenario: self, place, template, model }
+    }
+
+    /// The act, which nobody dies of here, raises what it should.
+    fn is_as_named(&self, template: &Template, path: &Path) {
+        if self.raises.is_empty() {
+            return;
+        }
+        template.copy_to(path);
+        let mut agent = Agent::open("who tries", path, &self.options);
+        self.before.iter().for_each(|order| drop(agent.well(order)));
+        let before: Vec<u64> = self.raises.iter().map(|name| agent.stat(name)).collect();
+        agent.well(&self.act);
+        for (name, before) in self.raises.iter().zip(before) {
+            let after = agent.stat(name);
+            assert!(after > before, "{:.80}: {name} was {before} and is {after}", self.act);
+        }
     }
 
     /// The victim dies before every step, in every company.
@@ -170,6 +189,13 @@ impl Maker {
         self.model.tell(&mut self.agent, order);
     }
 
+    /// Somebody with a copy of the store as it stands, to try things on.
+    pub fn trial(&self) -> Agent {
+        let path = self.path.with_extension("tried");
+        Template::of(&self.path).copy_to(&path);
+        Agent::open("trial", &path, "")
+    }
+
     /// The first `count` keys whose hashes begin with the same `bits` bits, all of them those of `suffix`.
     pub fn colliding(&self, bits: u32, suffix: u64, count: usize) -> Vec<String> {
         // Where the header keeps the seed of the key hash (docs/FORMAT.md).
@@ -186,9 +212,7 @@ impl Maker {
     pub fn put_until_split<'k>(&mut self, keys: &'k [String]) -> &'k [String] {
         let pages = self.agent.stat("index_pages");
         for n in 0..keys.len() {
-            let path = self.path.with_extension("tried");
-            Template::of(&self.path).copy_to(&path);
-            let mut trial = Agent::open("trial", &path, "");
+            let mut trial = self.trial();
             trial.ok(&format!("put {} _", keys[n]));
             if trial.stat("index_pages") > pages {
                 return &keys[n..];

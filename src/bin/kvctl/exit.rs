@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use signal_hook::consts::{SIGINT, SIGTERM};
 use slotdb::Error as StoreError;
 
 use crate::console::{self, Console};
@@ -89,7 +92,16 @@ pub fn of_parsing(stopped: &clap::Error) -> ExitCode {
     }
 }
 
-/// Ends an agent of the demo: its parent reads its lines, people read its errors.
+/// Becomes true when somebody asks this process to end: what it made must be taken away first.
+pub fn on_interrupt() -> io::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
+}
+
+/// Ends an agent: its parent reads its lines, people read its errors.
 pub fn of_agent(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

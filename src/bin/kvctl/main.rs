@@ -1,22 +1,26 @@
 //! `kvctl`, the command line of slotdb: every verb parses into a typed request, runs, and ends in
 //! an exit code (see `exit`).
 
+mod agent;
 mod args;
+mod bank;
 mod bytes;
 mod console;
+mod crew;
 mod data;
 mod demo;
-mod demo_agent;
-mod demo_bank;
-mod demo_crew;
 mod exit;
 mod generate;
 mod integrity;
 mod json;
+mod lab;
+mod ledger;
 mod look;
 mod operate;
+mod power_cut;
 mod progress;
 mod records;
+mod torture;
 mod transfer;
 
 use std::process::ExitCode;
@@ -56,13 +60,14 @@ enum Verb {
     Dump(transfer::DumpRequest),
     Load(transfer::LoadRequest),
     Demo(demo::DemoRequest),
+    Torture(torture::TortureRequest),
     Completions(generate::CompletionsRequest),
     Man(generate::ManRequest),
 }
 
 fn main() -> ExitCode {
-    if let Some(order) = demo_agent::order_of_this_process() {
-        return exit::of_agent(demo_agent::obey(&order));
+    if let Some(order) = agent::order_of_this_process() {
+        return exit::of_agent(agent::obey(&order));
     }
     match Cli::try_parse() {
         Err(stopped) => exit::of_parsing(&stopped),
@@ -90,6 +95,7 @@ fn run(verb: &Verb, console: &mut Console) -> anyhow::Result<Outcome> {
         Verb::Dump(request) => transfer::dump(request, console),
         Verb::Load(request) => transfer::load(request, console),
         Verb::Demo(request) => demo::demo(request, console),
+        Verb::Torture(request) => torture::torture(request, console),
         Verb::Completions(request) => generate::completions(request, console),
         Verb::Man(request) => generate::man(request),
     }

@@ -17,6 +17,7 @@ pub enum Unit {
     Records,
     Bytes,
     Seconds,
+    Rounds,
 }
 
 impl Unit {
@@ -27,13 +28,14 @@ impl Unit {
             (Unit::Bytes, true) => "{wide_bar} {binary_bytes}/{binary_total_bytes} {rate}/s, {left} left",
             (Unit::Bytes, false) => "{spinner} {binary_bytes} {rate}/s",
             (Unit::Seconds, _) => "{wide_bar} {pos}/{len} s",
+            (Unit::Rounds, _) => "{wide_bar} {pos}/{len} rounds, {left} left",
         }
     }
 
     fn rate(self, a_second: f64) -> String {
         match self {
             Unit::Bytes => BinaryBytes(a_second as u64).to_string(),
-            Unit::Records | Unit::Seconds => HumanCount(a_second as u64).to_string(),
+            Unit::Records | Unit::Seconds | Unit::Rounds => HumanCount(a_second as u64).to_string(),
         }
     }
 }
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn all_templates_are_right() {
-        for unit in [Unit::Records, Unit::Bytes, Unit::Seconds] {
+        for unit in [Unit::Records, Unit::Bytes, Unit::Seconds, Unit::Rounds] {
             for bounded in [true, false] {
                 assert!(ProgressStyle::with_template(unit.template(bounded)).is_ok());
             }

@@ -1,21 +1,26 @@
-//! The demo's processes as their parent sees them: started, listened to, killed, stopped.
+//! The processes of `demo` and `torture` as their parent sees them: started, listened to, killed, paused, stopped.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, ChildStdout};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::demo_agent::{self, Role};
+use crate::agent::{self, Job, Role};
+use crate::ledger::Ledger;
 
-/// A process that works for the demo. Dropping it kills it.
+/// A process that works. Dropping it kills it.
 pub struct Agent {
-    role: Role,
+    pub role: Role,
+    pub paused: bool,
     child: Child,
-    listener: Option<JoinHandle<Said>>,
+    said: Arc<Mutex<Said>>,
+    listener: Option<JoinHandle<()>>,
 }
 
 const STOPPING: Duration = Duration::from_secs(30);
@@ -23,13 +28,33 @@ const GLANCE: Duration = Duration::from_millis(5);
 
 impl Agent {
     /// Only for the main thread: the kernel kills an agent when the thread that started it ends.
-    pub fn start(role: Role, store: &Path) -> anyhow::Result<Agent> {
-        let mut child = demo_agent::command(role, store)
+    pub fn start(role: Role, job: &Job, seed: u64) -> anyhow::Result<Agent> {
+        let mut child = agent::command(role, job, seed)
             .and_then(|mut command| command.spawn())
             .with_context(|| format!("cannot start the {role}"))?;
         let stdout = child.stdout.take().with_context(|| format!("the {role} has no stdout"))?;
-        let listener = Some(thread::spawn(move || Said::listen(stdout)));
-        Ok(Agent { role, child, listener })
+        let said = Arc::new(Mutex::new(Said::default()));
+        let heard = Arc::clone(&said);
+        let listener = Some(thread::spawn(move || Said::listen(stdout, &heard)));
+        Ok(Agent { role, paused: false, child, said, listener })
+    }
+
+    /// What it has said so far, as far as it was heard.
+    pub fn said(&self) -> Said {
+        self.said.lock().clone()
+    }
+
+    /// Stops the process where it stands.
+    pub fn pause(&mut self) -> io::Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::STOP)?;
+        self.paused = true;
+        Ok(())
+    }
+
+    pub fn go_on(&mut self) -> io::Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::CONT)?;
+        self.paused = false;
+        Ok(())
     }
 
     pub fn has_ended(&mut self) -> io::Result<bool> {
@@ -43,7 +68,7 @@ impl Agent {
 
     /// Asks the agent to stop, and gives what it said and what is wrong with its end. Why it
     /// failed, if it did, it wrote to stderr.
-    pub fn stop(mut self) -> (Said, Option<String>) {
+    fn stop(mut self) -> (Said, Option<String>) {
         drop(self.child.stdin.take());
         let deadline = Instant::now() + STOPPING;
         let wrong = loop {
@@ -58,12 +83,21 @@ impl Agent {
         (self.reap(), wrong)
     }
 
+    /// Asks the agent to stop, and enters what it said.
+    pub fn stop_for(self, ledger: &mut Ledger) {
+        let role = self.role;
+        let (said, wrong) = self.stop();
+        ledger.faults.extend(wrong);
+        ledger.take_in(role, said, false);
+    }
+
     fn reap(&mut self) -> Said {
         // Both fail only for a process that has ended already, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let said = self.listener.take().map(JoinHandle::join);
-        said.and_then(Result::ok).unwrap_or_default()
+        // It ends with the pipe, and what it has heard until then stays, whatever becomes of it.
+        let _ = self.listener.take().map(JoinHandle::join);
+        self.said()
     }
 }
 
@@ -71,6 +105,16 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.reap();
     }
+}
+
+/// Whether an agent ended although nobody asked it to; stopping it tells how.
+pub fn has_lost_one(crew: &mut [Agent]) -> io::Result<bool> {
+    for agent in crew {
+        if agent.has_ended()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl fmt::Display for Role {
@@ -84,7 +128,7 @@ impl fmt::Display for Role {
 }
 
 /// All that one agent told its parent.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
     /// The latest transfer that a writer found when it started.
     pub resumed: Option<u64>,
@@ -92,6 +136,9 @@ pub struct Said {
     pub commits: u64,
     /// The latest transfer found or acknowledged.
     pub latest: u64,
+    /// The latest transfer and the latest seq that a durable commit acknowledged.
+    pub durable: u64,
+    pub durable_seq: u64,
     pub snapshots: u64,
     pub gets: u64,
     /// The first line that made no sense, for example after a gap.
@@ -99,18 +146,17 @@ pub struct Said {
 }
 
 impl Said {
-    fn listen(stdout: ChildStdout) -> Said {
-        let mut said = Said::default();
+    fn listen(stdout: ChildStdout, said: &Mutex<Said>) {
         let mut lines = BufReader::new(stdout);
         let mut line = String::new();
         // A line without its end was cut off by the kill: nothing was acknowledged by it.
         while lines.read_line(&mut line).is_ok() && line.ends_with('\n') {
+            let mut said = said.lock();
             if said.note(&line).is_none() && said.garbled.is_none() {
                 said.garbled = Some(line.trim_end().into());
             }
             line.clear();
         }
-        said
     }
 
     /// Takes a line in; `None` if it makes no sense.
@@ -123,8 +169,12 @@ impl Said {
                 self.resumed = Some(number);
                 self.latest = number;
             }
-            "commit" => {
+            "commit" | "durable" => {
+                let seq = words.next()?.parse().ok()?;
                 let expected = self.latest + 1;
+                if what == "durable" {
+                    (self.durable, self.durable_seq) = (number, seq);
+                }
                 self.latest = number;
                 self.commits += 1;
                 return (number == expected).then_some(());
@@ -146,12 +196,21 @@ mod tests {
     #[test]
     fn lines_add_up() {
         let mut said = Said::default();
-        for line in ["resumed 7\n", "commit 8\n", "commit 9\n", "read 3 198\n"] {
+        for line in ["resumed 7\n", "durable 8 20\n", "commit 9 21\n", "read 3 198\n"] {
             assert_eq!(said.note(line), Some(()), "{line}");
         }
-        let all = Said { resumed: Some(7), commits: 2, latest: 9, snapshots: 3, gets: 198, garbled: None };
+        let all = Said {
+            resumed: Some(7),
+            commits: 2,
+            latest: 9,
+            durable: 8,
+            durable_seq: 20,
+            snapshots: 3,
+            gets: 198,
+            garbled: None,
+        };
         assert_eq!(said, all);
-        for line in ["commit 11\n", "commit\n", "commit x\n", "read 3\n", "\n", "hello 1\n"] {
+        for line in ["commit 11 30\n", "commit 12\n", "commit\n", "commit x\n", "read 3\n", "\n", "hello 1\n"] {
             assert_eq!(said.note(line), None, "{line}");
         }
     }
