@@ -4,7 +4,7 @@ use std::path::Path;
 
 use slotdb::{Error, Options};
 
-use crate::common::raw::{Record, SESSION};
+use crate::common::raw::{Image, LAST, PUT, Record, SESSION, chain};
 use crate::common::{Rng, number};
 use crate::{EXTENT, FIELDS, SLOTS, Sample, all, refused};
 
@@ -133,4 +133,77 @@ fn a_directory_out_of_proportion_is_refused() {
     sample.write(&image);
     let error = refused(&sample.path);
     assert!(matches!(error, Error::Corrupt { offset, .. } if offset == (first + 2) * EXTENT), "{error}");
+}
+
+/// Opens for writing what must be refused, and finds each byte as it was.
+#[track_caller]
+fn refused_untouched(sample: &Sample, image: &Image) -> String {
+    sample.write(image);
+    let error = Options::new().open(&sample.path).expect_err("must not open").to_string();
+    assert!(Image::read(&sample.path).0 == image.0, "refused, and changed all the same: {error}");
+    error
+}
+
+#[test]
+fn a_refused_opening_changes_no_byte() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let segment_end = header.log / EXTENT * EXTENT + EXTENT;
+    for log in [segment_end - 40, segment_end - 88, header.log / EXTENT * EXTENT, header.blob, EXTENT] {
+        let mut image = sample.image.clone();
+        // What could pass for a later record; and one slot only, so that the other one has to be mended.
+        if log != header.blob {
+            image.put(log + 16, &[0xff; 8]);
+        }
+        image.put(EXTENT / 2 + 72, &log.to_le_bytes());
+        image.put(EXTENT / 2 + 56, &(header.generation + 1).to_le_bytes());
+        image.put(header.blob + 8, &(header.generation + 1).to_le_bytes());
+        let blob_crc = crc32fast::hash(image.slice(header.blob, header.blob_len));
+        image.put(EXTENT / 2 + 84, &blob_crc.to_le_bytes());
+        image.seal_slot(EXTENT / 2);
+        let error = refused_untouched(&sample, &image);
+        assert!(error.contains("log"), "{error}");
+    }
+}
+
+/// Batches that run over the end of their segment would be continued in the extent behind it.
+#[test]
+fn a_log_that_leaves_its_segment_is_refused() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let mut image = sample.image.clone();
+    let at = header.log / EXTENT * EXTENT + EXTENT - 200;
+    let record = Record { position: at, kind: PUT, flags: LAST, seq: header.seq + 1, ..Record::default() };
+    for value in [vec![], vec![0; 100], vec![0; 1_000]] {
+        let mut record = Record { key: b"key".to_vec(), value, ..record.clone() };
+        record.chain = chain(header.chain, &[record.crc()]);
+        image.put(at, &record.bytes());
+        for slot in SLOTS {
+            image.put(slot + 72, &at.to_le_bytes());
+            image.seal_slot(slot);
+        }
+        if record.value.is_empty() {
+            sample.write(&image);
+            assert_eq!(sample.open(true).unwrap().get(b"key").unwrap(), Some(vec![]));
+        } else {
+            let error = refused_untouched(&sample, &image);
+            assert!(error.contains("room in its segment"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_blob_of_another_checkpoint_is_refused() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    for (field, value) in [(8, header.generation - 1), (8, header.generation + 1), (16, header.seq + 1)] {
+        let mut image = sample.image.clone();
+        image.put(header.blob + field, &value.to_le_bytes());
+        for slot in SLOTS {
+            image.put(slot + 84, &crc32fast::hash(image.slice(header.blob, header.blob_len)).to_le_bytes());
+            image.seal_slot(slot);
+        }
+        let error = refused_untouched(&sample, &image);
+        assert!(error.contains("another checkpoint"), "{error}");
+    }
 }
