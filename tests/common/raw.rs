@@ -2,6 +2,8 @@
 //! says what a writer writes, and answers `None` where it says what a reader takes for the end of the log.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -13,6 +15,8 @@ pub const SESSION: u8 = 4;
 pub const COMMIT: u8 = 5;
 pub const LAST: u8 = 1;
 pub const MOVED: u8 = 2;
+/// Bytes that are written together.
+const PIECE: usize = 4096;
 /// Bytes of control words and tables from extent 1 on.
 pub const VOLATILE: u64 = 528_384;
 
@@ -174,6 +178,16 @@ impl Image {
 
     pub fn read(path: &Path) -> Image {
         Image(std::fs::read(path).expect("the store can be read"))
+    }
+
+    /// Writes the file, with holes where there are only zeros, which is most of it.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let file = File::create(path)?;
+        file.set_len(self.0.len() as u64)?;
+        for (n, piece) in self.0.chunks(PIECE).enumerate().filter(|(_, piece)| **piece != [0; PIECE][..piece.len()]) {
+            file.write_all_at(piece, (n * PIECE) as u64)?;
+        }
+        Ok(())
     }
 
     pub fn slice(&self, at: u64, len: u64) -> &[u8] {

@@ -24,7 +24,7 @@ const KEYS: [&[u8]; 8] = [b"", b"7", b"60", b"200", b"201", b"long", b"empty val
 pub fn endure(image: &Image) -> Option<u64> {
     let dir = fast_dir();
     let path = dir.path().join("store");
-    write(&path, image).unwrap();
+    image.write(&path).unwrap();
     let unchanged = || is_equal(&path, image).unwrap();
     let reader = open(&path, true);
     let seq = reader.as_ref().ok().map(|db| db.begin_read().unwrap().seq());
@@ -46,16 +46,6 @@ pub fn endure(image: &Image) -> Option<u64> {
         (writer, reader) => panic!("writing: {:?}, reading: {reader:?}", writer.map(drop)),
     }
     seq
-}
-
-/// Writes a file with holes where there are only zeros, which is most of it.
-fn write(path: &Path, image: &Image) -> std::io::Result<()> {
-    let file = File::create(path)?;
-    file.set_len(image.0.len() as u64)?;
-    for (n, piece) in image.0.chunks(PIECE).enumerate().filter(|(_, piece)| **piece != [0; PIECE][..piece.len()]) {
-        file.write_all_at(piece, (n * PIECE) as u64)?;
-    }
-    Ok(())
 }
 
 fn is_equal(path: &Path, image: &Image) -> std::io::Result<bool> {
