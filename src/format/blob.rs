@@ -8,7 +8,7 @@ use std::mem::size_of;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::slot::{MAX_DEPTH, suffix};
+use super::slot::{MAX_DEPTH, depth_limit, suffix};
 use super::{MAX_POSITION, PAGE};
 
 /// First bytes of a blob.
@@ -139,9 +139,7 @@ impl Blob {
         if self.depth > self.pages.iter().map(|page| page.depth.get()).max().unwrap_or(0).saturating_add(1) {
             return Err("directory deeper than its pages");
         }
-        // Hashes are seeded, so no page gets 16 bits deeper than all pages together; a forged directory would fill
-        // the disk.
-        if self.depth > self.pages.len().max(1).ilog2() + 16 {
+        if self.depth > depth_limit(self.pages.len() as u64) {
             return Err("directory out of proportion to its pages");
         }
         for page in &self.pages {

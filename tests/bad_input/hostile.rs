@@ -4,7 +4,7 @@ use std::path::Path;
 
 use slotdb::{Error, Options};
 
-use crate::common::raw::{Image, LAST, PUT, Record, SESSION, chain};
+use crate::common::raw::{Image, LAST, PUT, Record, SESSION, chain, hash};
 use crate::common::{Rng, number};
 use crate::{EXTENT, FIELDS, SLOTS, Sample, all, refused};
 
@@ -206,4 +206,51 @@ fn a_blob_of_another_checkpoint_is_refused() {
         let error = refused_untouched(&sample, &image);
         assert!(error.contains("another checkpoint"), "{error}");
     }
+}
+
+/// The key of 8 bytes whose XXH3-64 is this: for such keys it is a bijection, undone here step by step.
+fn key_with_hash(wanted: u64, seed: u64) -> [u8; 8] {
+    const PRIME: u64 = 0x9fb2_1c65_1e98_df25;
+    // Newton's iteration doubles the bits that are right.
+    let inverse = (0..6).fold(PRIME, |x, _| x.wrapping_mul(2u64.wrapping_sub(PRIME.wrapping_mul(x))));
+    let undo = |hash: u64| {
+        let x = (hash ^ hash >> 28 ^ hash >> 56).wrapping_mul(inverse);
+        let x = (x ^ ((x >> 35) + 8)).wrapping_mul(inverse);
+        // To the 64th power this sum of rotations is the identity.
+        (0..63).fold(x, |x, _| x ^ x.rotate_left(49) ^ x.rotate_left(24))
+    };
+    let input = undo(wanted) ^ undo(hash(&[0; 8], seed));
+    input.rotate_left(32).to_le_bytes()
+}
+
+/// Who knows the seed can choose keys that share as many hash bits as he likes. The index would become deeper than it
+/// may be; so the commit is refused before anything is written, and the store goes on.
+#[test]
+fn keys_chosen_to_collide_are_refused_in_time() {
+    let sample = Sample::new();
+    let seed = sample.image.header().seed;
+    let db = sample.open(false).unwrap();
+    let mut rng = Rng::new(number("SLOTDB_SEED", 1));
+    let mut keys: Vec<[u8; 8]> = Vec::new();
+    let error = loop {
+        let wanted = rng.next() << 32 | 7;
+        let key = key_with_hash(wanted, seed);
+        assert_eq!(hash(&key, seed), wanted);
+        match db.put(&key, b"value") {
+            Ok(()) => keys.push(key),
+            Err(error) => break error,
+        }
+        assert!(keys.len() < 400, "no page holds so many");
+    };
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    let mut txn = db.begin_write().unwrap();
+    (0..400u64).for_each(|n| txn.put(&key_with_hash(n << 32 | 7, seed), b"").unwrap());
+    assert!(matches!(txn.commit(), Err(Error::Unsupported { .. })), "many at once");
+    db.put(&keys[0], b"other").unwrap();
+    db.put(b"more", b"").unwrap();
+    db.checkpoint().unwrap();
+    db.close().unwrap();
+    let db = sample.open(false).unwrap();
+    assert_eq!(db.check(true).unwrap(), []);
+    assert_eq!(all(&db).unwrap().len(), sample.holds().len() + keys.len() + 1);
 }

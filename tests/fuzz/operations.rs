@@ -117,7 +117,7 @@ fn fill(db: &Db, pairs: &mut Pairs, choices: &mut Choices) {
     let (first, count, gone) = (choices.below(2_000) as u32, u32::from(choices.byte()) * 4, choices.byte() & 1 == 0);
     let mut txn = db.begin_write().unwrap();
     for n in first..first + count {
-        let key = n.to_be_bytes().to_vec();
+        let key = n.to_le_bytes().to_vec();
         if gone {
             assert_eq!(txn.delete(&key).unwrap(), pairs.remove(&key).is_some());
         } else {

@@ -37,6 +37,8 @@ pub fn operations(data: &[u8]) {
     operations::run(&mut Choices(data));
 }
 
+type Target = fn(&[u8]);
+
 /// The names that `fuzz/fuzz_targets/` and `tests/regressions/` have for them.
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+pub const TARGETS: [(&str, Target); 5] =
     [("header", header), ("record", record), ("blob", blob), ("whole_file", whole_file), ("operations", operations)];
