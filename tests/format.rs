@@ -136,6 +136,7 @@ fn look_closely(image: &Image, contents: &Contents) {
     let header = image.header();
     let blob = image.blob(&header);
     assert_eq!((blob.generation, blob.seq), (header.generation, header.seq));
+    contents.batches.iter().for_each(|batch| image.look_at_links(&header, batch));
     let segments: Vec<_> = blob.runs.iter().filter(|run| run.kind == 1).collect();
     let mut live: HashMap<u64, u64> = HashMap::new();
     let (mut keys, mut bytes, mut newest) = (0, 0, HashMap::new());
@@ -306,19 +307,7 @@ fn is_the_end(path: &Path, what: &str) {
     assert_eq!((contents.pairs.len(), contents.batches.len()), (2, 2), "{what}");
 }
 
-/// A store as text: a line for each 64 bytes that are not all zero, offset and bytes in hexadecimal, the length first.
-fn from_text(text: &str) -> Image {
-    let mut lines = text.lines().filter(|line| !line.starts_with('#'));
-    let mut image = Image(vec![0; lines.next().unwrap().parse().unwrap()]);
-    for line in lines {
-        let (at, hex) = line.split_once(' ').unwrap();
-        let bytes: Vec<u8> =
-            hex.as_bytes().chunks(2).map(|b| u8::from_str_radix(str::from_utf8(b).unwrap(), 16).unwrap()).collect();
-        image.put(u64::from_str_radix(at, 16).unwrap(), &bytes);
-    }
-    image
-}
-
+/// What `Image::from_text` reads.
 fn to_text(image: &Image) -> String {
     let mut text =
         format!("# A store of format version 1: see `golden_store` in tests/format.rs.\n{}\n", image.0.len());
@@ -385,7 +374,7 @@ fn golden_store() {
 
 #[test]
 fn the_golden_store_is_readable() {
-    let image = from_text(&std::fs::read_to_string(golden_path()).unwrap());
+    let image = Image::from_text(&std::fs::read_to_string(golden_path()).unwrap());
     let contents = image.contents();
     assert_eq!(contents.pairs, golden_pairs());
     assert_eq!(contents.batches.len(), golden_history().len() - 300);

@@ -114,12 +114,13 @@ impl Engine {
         Ok(after)
     }
 
-    /// Whatever can say "full" says it now: pages for copies and splits, room in the directory.
+    /// Whatever can say "full" says it now: pages for copies and splits, room in the directory, its depth.
     fn reserve_index(&self, batch: &Batch) -> Result<()> {
         let core = &self.core;
-        let pages = core.pages_needed(batch.len(), batch.entries().map(|e| e.hash))?;
-        core.ensure_pages(pages, batch.claim())?;
-        core.ensure_directory_room(core.root().depth() + 1, batch.claim())
+        let growth = core.growth(batch)?;
+        core.check_depth(growth.depth)?;
+        core.ensure_pages(growth.pages(), batch.claim())?;
+        core.ensure_directory_room(growth.depth.max(core.root().depth() + 1), batch.claim())
     }
 
     fn apply_own(&self, batch: &Batch, seq: u64, mut ends: Ends, cleaning: Option<Cleaning>) -> Result<()> {

@@ -1,8 +1,8 @@
 //! Recovery: an opener that is alone builds the shared words from the newest header, its blob, and the log since.
 //!
-//! The order matters. The header that was taken is durable in both slots before anything else is written. Pass 1
-//! finds the end of the log and allocates nothing. The replayed log is durable before anybody reads it. Pass 2
-//! applies it.
+//! The order matters. Pass 1 finds the end of the log and looks at all that can be refused; it writes nothing. The
+//! header that was taken is durable in both slots before anything else is written. The replayed log is durable before
+//! anybody reads it. Pass 2 applies it.
 
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ use crate::format::blob::{BLOB_BLOB, BLOB_INDEX, BLOB_LOG, Blob};
 use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::format::header::{HEADER_LEN, Header};
 use crate::format::record::{RECORD_HEADER, RecordHeader, SEGMENT_HEADER, TAIL_ROOM};
-use crate::format::slot::{DirEntry, PAGE_WORDS, Root};
+use crate::format::slot::{DirEntry, Root};
 use crate::log::replay::FoundBatch;
 use crate::space::Claim;
 use crate::sys::host;
@@ -35,6 +35,20 @@ struct Plan {
     extents: Vec<(ExtentState, u64, u64)>,
 }
 
+impl Plan {
+    /// The run that an extent belongs to: its first extent, how many it has, what they hold.
+    fn run_at(&self, number: u64) -> Option<(u64, u64, Kind)> {
+        let state = self.extents.get(number as usize)?.0;
+        let head = if state.kind() == Kind::Inner { number.checked_sub(state.number())? } else { number };
+        let (state, run, _) = self.extents.get(head as usize)?;
+        Some((head, *run, state.kind()))
+    }
+}
+
+fn is_unused(state: ExtentState) -> bool {
+    matches!(state.kind(), Kind::Hole | Kind::Retired)
+}
+
 impl Core {
     /// Recovers the store from `header`, the newest valid one, and sets up the shared words. Alone on the store.
     ///
@@ -42,6 +56,7 @@ impl Core {
     /// name, so nothing is free at once.
     pub fn recover(&self, header: &Header, readers: bool) -> Result<()> {
         let found = self.read_log(header)?;
+        let mut plan = self.plan(header, &found, readers)?;
         if self.shared {
             self.mend_headers(header)?;
             self.make_log_durable(&found)?;
@@ -51,9 +66,8 @@ impl Core {
         self.set(Word::MaxSize, if self.shared { header.max_size.get() } else { 0 });
         self.set(Word::MaxSizeStored, header.max_size.get());
         self.set(Word::BlobLen, header.blob_len.get());
-        let mut plan = self.plan(header, &found, readers)?;
         self.write_tables(&mut plan)?;
-        self.write_page_maps(&found, readers)?;
+        self.write_page_maps(&found, readers);
         self.write_directory(&found.blob)?;
         self.write_words(header)?;
         for (n, batch) in found.batches.iter().enumerate() {
@@ -78,6 +92,9 @@ impl Core {
         }
         let extents = self.extent_of(self.map.len());
         let blob = Blob::decode(bytes, extents).map_err(|what| self.corrupt(position, what))?;
+        if (blob.generation, blob.seq) != (header.generation.get(), header.seq.get()) {
+            return Err(self.corrupt(position, "the checkpoint blob is of another checkpoint than its header"));
+        }
         let mut ends = Ends {
             tail: header.log_position.get(),
             chain: header.chain.get(),
@@ -166,7 +183,7 @@ impl Core {
         let extents = (first as usize)
             .checked_add(run as usize)
             .and_then(|end| plan.extents.get_mut(first as usize..end))
-            .filter(|extents| extents.iter().all(|e| matches!(e.0.kind(), Kind::Hole | Kind::Retired)));
+            .filter(|extents| extents.iter().all(|e| is_unused(e.0)));
         let Some(extents) = extents else {
             return Err(self.corrupt(self.position_of(first), "a run of extents lies over another"));
         };
@@ -177,25 +194,24 @@ impl Core {
         Ok(())
     }
 
-    /// Pages lie in index extents, the log position in a segment, the blob in its own extents.
+    /// Pages lie in index extents, the log in segments with room for what comes next, the blob in its own extents.
     fn check_plan(&self, header: &Header, found: &Found, plan: &Plan) -> Result<()> {
-        let kind_at = |position: u64| {
-            let n = self.extent_of(position) as usize;
-            let state = plan.extents.get(n)?.0;
-            let head = if state.kind() == Kind::Inner { n.checked_sub(state.number() as usize)? } else { n };
-            Some(plan.extents.get(head)?.0.kind())
+        let expect = |position: u64, kind, what: &str| match plan.run_at(self.extent_of(position)) {
+            Some((head, run, found)) if found == kind => Ok(self.position_of(head)..self.position_of(head + run)),
+            _ => Err(self.corrupt(position, what)),
         };
-        let expect = |position: u64, kind, what: &str| {
-            if kind_at(position) == Some(kind) { Ok(()) } else { Err(self.corrupt(position, what)) }
-        };
-        expect(header.log_position.get(), Kind::Log, "the log position does not lie in a segment")?;
         expect(header.blob_position.get(), Kind::Blob, "the blob does not lie in its extents")?;
-        let log = self.extent_of(header.log_position.get()) as usize;
-        let state = plan.extents[log].0;
-        let head = if state.kind() == Kind::Inner { log - state.number() as usize } else { log };
-        let (start, end) = (self.position_of(head as u64), self.position_of(head as u64 + plan.extents[head].1));
-        if !(start + SEGMENT_HEADER..=end - TAIL_ROOM).contains(&header.log_position.get()) {
-            return Err(self.corrupt(header.log_position.get(), "the log position leaves no room in its segment"));
+        let room = "the log leaves no room in its segment";
+        for &(position, len) in found.batches.iter().flat_map(|batch| &batch.pieces) {
+            if position + len > expect(position, Kind::Log, "the log does not lie in a segment")?.end {
+                return Err(self.corrupt(position, room));
+            }
+        }
+        for position in [header.log_position.get(), found.ends.tail] {
+            let segment = expect(position, Kind::Log, "the log position does not lie in a segment")?;
+            if position < segment.start + SEGMENT_HEADER || position + TAIL_ROOM > segment.end {
+                return Err(self.corrupt(position, room));
+            }
         }
         let map_end = self.geometry.map_pages() * PAGE;
         for page in &found.blob.pages {
@@ -249,7 +265,7 @@ impl Core {
         Ok(first)
     }
 
-    fn write_page_maps(&self, found: &Found, readers: bool) -> Result<()> {
+    fn write_page_maps(&self, found: &Found, readers: bool) {
         for n in 0..self.extents() {
             if self.extent(n).state().kind() == Kind::Index {
                 self.format_index_extent(n);
@@ -257,9 +273,6 @@ impl Core {
         }
         for page in &found.blob.pages {
             let position = page.position.get();
-            if self.page_state(position) != PageState::Free {
-                return Err(self.corrupt(position, "two directory entries of different suffixes name one page"));
-            }
             self.set_page_state(position, PageState::Used(0));
             self.add_live(self.extent_of(position), 1);
             self.add(Word::FreePages, -1);
@@ -267,7 +280,6 @@ impl Core {
         if readers {
             self.hold_free_pages(found.seq + 1);
         }
-        Ok(())
     }
 
     /// Pages that nobody uses now may be those of an older checkpoint that a read-only opener still reads.
@@ -291,20 +303,11 @@ impl Core {
     fn write_directory(&self, blob: &Blob) -> Result<()> {
         let (first, room) = self.take_directory(blob.depth + 1, Claim::Reserve)?;
         let root = Root::new(self.position_of(first), blob.depth);
-        for n in 0..(1u64 << blob.depth).div_ceil(PAGE_WORDS as u64) {
-            let position = root.position() + n * PAGE;
-            let words = self.words::<PAGE_WORDS>(position).ok_or_else(|| self.corrupt(position, "file too short"))?;
-            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        }
         for page in &blob.pages {
             let (bits, depth) = (u64::from(page.suffix.get()), page.depth.get());
             let entry = DirEntry::new(page.position.get(), depth, false);
             for n in 0..1u64 << (blob.depth - depth) {
-                let cell = self.entry_cell(root, bits | n << depth)?;
-                if cell.load(Ordering::Relaxed) != 0 {
-                    return Err(self.corrupt(page.position.get(), "two pages of the directory overlap"));
-                }
-                cell.store(entry.raw(), Ordering::Relaxed);
+                self.entry_cell(root, bits | n << depth)?.store(entry.raw(), Ordering::Relaxed);
             }
         }
         self.set(Word::Root, root.raw());

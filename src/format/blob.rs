@@ -8,7 +8,7 @@ use std::mem::size_of;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::slot::{MAX_DEPTH, suffix};
+use super::slot::{MAX_DEPTH, depth_limit, suffix};
 use super::{MAX_POSITION, PAGE};
 
 /// First bytes of a blob.
@@ -135,14 +135,11 @@ impl Blob {
 
     /// Pages tile the hash space once and lie in index extents; runs lie in the file and apart from each other.
     pub fn check(&self, extents: u64) -> Result<(), &'static str> {
-        let mut covered = 0u64;
         // A directory doubles only for a page that needs it.
         if self.depth > self.pages.iter().map(|page| page.depth.get()).max().unwrap_or(0).saturating_add(1) {
             return Err("directory deeper than its pages");
         }
-        // Hashes are seeded, so no page gets 16 bits deeper than all pages together; a forged directory would fill
-        // the disk.
-        if self.depth > self.pages.len().max(1).ilog2() + 16 {
+        if self.depth > depth_limit(self.pages.len() as u64) {
             return Err("directory out of proportion to its pages");
         }
         for page in &self.pages {
@@ -153,11 +150,8 @@ impl Blob {
             if !page.position.get().is_multiple_of(PAGE) || page.position.get() >= MAX_POSITION {
                 return Err("page position");
             }
-            covered += 1 << (self.depth - depth);
         }
-        if covered != 1 << self.depth {
-            return Err("pages do not cover the directory");
-        }
+        self.check_tiling()?;
         let mut end = 0;
         for run in &self.extents {
             let first = run.first.get();
@@ -168,6 +162,28 @@ impl Blob {
                 return Err("extent kind");
             }
             end = first + u64::from(run.run.get());
+        }
+        Ok(())
+    }
+}
+
+impl Blob {
+    /// Each hash ends in the suffix of one page, and each page has one suffix. Read backwards, suffixes are intervals.
+    fn check_tiling(&self) -> Result<(), &'static str> {
+        let interval = |page: &BlobPage| {
+            let start = u64::from(page.suffix.get().reverse_bits());
+            (start, start + (1 << (32 - page.depth.get())))
+        };
+        let mut intervals: Vec<(u64, u64)> = self.pages.iter().map(interval).collect();
+        intervals.sort_unstable();
+        let covered = intervals.iter().try_fold(0, |end, next| (next.0 == end).then_some(next.1));
+        if covered != Some(1 << 32) {
+            return Err("pages do not cover the directory once");
+        }
+        let mut positions: Vec<u64> = self.pages.iter().map(|page| page.position.get()).collect();
+        positions.sort_unstable();
+        if positions.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("two suffixes name one page");
         }
         Ok(())
     }
@@ -214,6 +230,13 @@ mod tests {
         let mut gap = sample();
         gap.pages.pop();
         assert!(gap.check(6).is_err());
+        // As many hashes as there are, some twice and some not at all.
+        let mut twice = sample();
+        twice.pages[2] = page(3 * PAGE, 1, 2);
+        assert!(twice.check(6).is_err());
+        let mut same = sample();
+        same.pages[2] = page(PAGE, 3, 2);
+        assert!(same.check(6).is_err());
         let mut overlap = sample();
         overlap.extents[1].first = U64::new(4);
         assert!(overlap.check(6).is_err());

@@ -12,6 +12,13 @@ pub const PAGE_WORDS: usize = (1 + LINES) * LINE_WORDS;
 pub const LINE_WORDS: usize = 8;
 /// Directories are not deeper than this: a tag holds 32 hash bits.
 pub const MAX_DEPTH: u32 = 30;
+
+/// How deep the directory of so many pages may be. Hashes are seeded, so no page of an honest store gets 16 bits
+/// deeper than all pages together; a forged directory would fill the disk.
+pub fn depth_limit(pages: u64) -> u32 {
+    MAX_DEPTH.min(pages.max(1).ilog2() + 16)
+}
+
 /// First word of an index page.
 pub const PAGE_MAGIC: u64 = u64::from_le_bytes(*b"slotpage");
 

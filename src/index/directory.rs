@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::control::{Core, Word, load, store};
 use crate::error::{Error, Result};
 use crate::format::extent::Kind;
-use crate::format::slot::{DirEntry, MAX_DEPTH, PAGE_WORDS, Root, suffix};
+use crate::format::slot::{DirEntry, PAGE_WORDS, Root, depth_limit, suffix};
 use crate::index::page::Page;
 use crate::space::Claim;
 use crate::sys::atomic::AtomicU64;
@@ -103,10 +103,8 @@ impl Core {
     /// Doubles the directory: the lower half is copied behind itself, then one store publishes it.
     pub fn double_directory(&self) -> Result<()> {
         let root = self.root();
-        if root.depth() >= MAX_DEPTH {
-            let what = "the index is at its greatest depth: too many keys, or keys chosen to collide".to_string();
-            return Err(Error::Unsupported { path: self.path.clone(), what });
-        }
+        // A batch that stands in the log has passed this before; a forged page has not.
+        self.check_depth(root.depth() + 1)?;
         self.ensure_directory_room(root.depth() + 1, Claim::Reserve)?;
         let root = self.root();
         let entries = 1u64 << root.depth();
@@ -116,6 +114,25 @@ impl Core {
         }
         self.set(Word::Root, Root::new(root.position(), root.depth() + 1).raw());
         Ok(())
+    }
+
+    /// Whether the directory may become so deep: a deeper one would not be read back.
+    pub fn check_depth(&self, depth: u32) -> Result<()> {
+        if depth <= self.root().depth() || depth <= depth_limit(1) || depth <= depth_limit(self.count_pages()?) {
+            return Ok(());
+        }
+        let what = "the index is at its greatest depth: keys chosen to collide, or too many".to_string();
+        Err(Error::Unsupported { path: self.path.clone(), what })
+    }
+
+    fn count_pages(&self) -> Result<u64> {
+        let root = self.root();
+        let mut pages = 0;
+        for index in 0..1u64 << root.depth() {
+            let entry = DirEntry::from_raw(load(self.entry_cell(root, index)?));
+            pages += u64::from(index >> entry.depth() == 0);
+        }
+        Ok(pages)
     }
 
     /// Makes sure that a directory of that depth fits its run, moving it to a larger one if need be.

@@ -5,6 +5,7 @@
 //! give way keep theirs until they are reused.
 
 pub mod directory;
+pub mod growth;
 pub mod page;
 pub mod shrink;
 
@@ -165,29 +166,5 @@ impl Core {
         // It was mutable, so no checkpoint names it.
         self.retire_page(entry.page(), change.seq, false);
         Ok(())
-    }
-
-    /// Pages that a batch of these key hashes may take at worst: a copy of each frozen page, and splits where pages
-    /// would pass their limit. For a few records, a copy and a split each.
-    pub fn pages_needed(&self, records: usize, hashes: impl Iterator<Item = u64>) -> Result<u64> {
-        if records <= 32 {
-            return Ok(3 * records as u64);
-        }
-        let mut touched = std::collections::HashMap::<u64, (DirEntry, usize)>::new();
-        for hash in hashes {
-            let entry = self.entry(hash)?;
-            touched.entry(entry.page()).or_insert((entry, 0)).1 += 1;
-        }
-        let mut pages = 0;
-        for (entry, added) in touched.into_values() {
-            let page = self.page(entry.page())?;
-            let slots = page.count() + added;
-            pages += u64::from(!entry.is_mutable());
-            if slots >= split_at(page.suffix(), entry.depth()) {
-                // Halves of the lowest limit hold 94 slots; each split leaves one page more and one retired.
-                pages += 2 * (slots as u64 / 64 + 1);
-            }
-        }
-        Ok(pages)
     }
 }

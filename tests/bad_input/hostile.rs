@@ -4,7 +4,7 @@ use std::path::Path;
 
 use slotdb::{Error, Options};
 
-use crate::common::raw::{Record, SESSION};
+use crate::common::raw::{Image, LAST, PUT, Record, SESSION, chain, hash};
 use crate::common::{Rng, number};
 use crate::{EXTENT, FIELDS, SLOTS, Sample, all, refused};
 
@@ -133,4 +133,124 @@ fn a_directory_out_of_proportion_is_refused() {
     sample.write(&image);
     let error = refused(&sample.path);
     assert!(matches!(error, Error::Corrupt { offset, .. } if offset == (first + 2) * EXTENT), "{error}");
+}
+
+/// Opens for writing what must be refused, and finds each byte as it was.
+#[track_caller]
+fn refused_untouched(sample: &Sample, image: &Image) -> String {
+    sample.write(image);
+    let error = Options::new().open(&sample.path).expect_err("must not open").to_string();
+    assert!(Image::read(&sample.path).0 == image.0, "refused, and changed all the same: {error}");
+    error
+}
+
+#[test]
+fn a_refused_opening_changes_no_byte() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let segment_end = header.log / EXTENT * EXTENT + EXTENT;
+    for log in [segment_end - 40, segment_end - 88, header.log / EXTENT * EXTENT, header.blob, EXTENT] {
+        let mut image = sample.image.clone();
+        // What could pass for a later record; and one slot only, so that the other one has to be mended.
+        if log != header.blob {
+            image.put(log + 16, &[0xff; 8]);
+        }
+        image.put(EXTENT / 2 + 72, &log.to_le_bytes());
+        image.put(EXTENT / 2 + 56, &(header.generation + 1).to_le_bytes());
+        image.put(header.blob + 8, &(header.generation + 1).to_le_bytes());
+        let blob_crc = crc32fast::hash(image.slice(header.blob, header.blob_len));
+        image.put(EXTENT / 2 + 84, &blob_crc.to_le_bytes());
+        image.seal_slot(EXTENT / 2);
+        let error = refused_untouched(&sample, &image);
+        assert!(error.contains("log"), "{error}");
+    }
+}
+
+/// Batches that run over the end of their segment would be continued in the extent behind it.
+#[test]
+fn a_log_that_leaves_its_segment_is_refused() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let mut image = sample.image.clone();
+    let at = header.log / EXTENT * EXTENT + EXTENT - 200;
+    let record = Record { position: at, kind: PUT, flags: LAST, seq: header.seq + 1, ..Record::default() };
+    for value in [vec![], vec![0; 100], vec![0; 1_000]] {
+        let mut record = Record { key: b"key".to_vec(), value, ..record.clone() };
+        record.chain = chain(header.chain, &[record.crc()]);
+        image.put(at, &record.bytes());
+        for slot in SLOTS {
+            image.put(slot + 72, &at.to_le_bytes());
+            image.seal_slot(slot);
+        }
+        if record.value.is_empty() {
+            sample.write(&image);
+            assert_eq!(sample.open(true).unwrap().get(b"key").unwrap(), Some(vec![]));
+        } else {
+            let error = refused_untouched(&sample, &image);
+            assert!(error.contains("room in its segment"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_blob_of_another_checkpoint_is_refused() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    for (field, value) in [(8, header.generation - 1), (8, header.generation + 1), (16, header.seq + 1)] {
+        let mut image = sample.image.clone();
+        image.put(header.blob + field, &value.to_le_bytes());
+        for slot in SLOTS {
+            image.put(slot + 84, &crc32fast::hash(image.slice(header.blob, header.blob_len)).to_le_bytes());
+            image.seal_slot(slot);
+        }
+        let error = refused_untouched(&sample, &image);
+        assert!(error.contains("another checkpoint"), "{error}");
+    }
+}
+
+/// The key of 8 bytes whose XXH3-64 is this: for such keys it is a bijection, undone here step by step.
+fn key_with_hash(wanted: u64, seed: u64) -> [u8; 8] {
+    const PRIME: u64 = 0x9fb2_1c65_1e98_df25;
+    // Newton's iteration doubles the bits that are right.
+    let inverse = (0..6).fold(PRIME, |x, _| x.wrapping_mul(2u64.wrapping_sub(PRIME.wrapping_mul(x))));
+    let undo = |hash: u64| {
+        let x = (hash ^ hash >> 28 ^ hash >> 56).wrapping_mul(inverse);
+        let x = (x ^ ((x >> 35) + 8)).wrapping_mul(inverse);
+        // To the 64th power this sum of rotations is the identity.
+        (0..63).fold(x, |x, _| x ^ x.rotate_left(49) ^ x.rotate_left(24))
+    };
+    let input = undo(wanted) ^ undo(hash(&[0; 8], seed));
+    input.rotate_left(32).to_le_bytes()
+}
+
+/// Who knows the seed can choose keys that share as many hash bits as he likes. The index would become deeper than it
+/// may be; so the commit is refused before anything is written, and the store goes on.
+#[test]
+fn keys_chosen_to_collide_are_refused_in_time() {
+    let sample = Sample::new();
+    let seed = sample.image.header().seed;
+    let db = sample.open(false).unwrap();
+    let mut rng = Rng::new(number("SLOTDB_SEED", 1));
+    let mut keys: Vec<[u8; 8]> = Vec::new();
+    let error = loop {
+        let wanted = rng.next() << 32 | 7;
+        let key = key_with_hash(wanted, seed);
+        assert_eq!(hash(&key, seed), wanted);
+        match db.put(&key, b"value") {
+            Ok(()) => keys.push(key),
+            Err(error) => break error,
+        }
+        assert!(keys.len() < 400, "no page holds so many");
+    };
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    let mut txn = db.begin_write().unwrap();
+    (0..400u64).for_each(|n| txn.put(&key_with_hash(n << 32 | 7, seed), b"").unwrap());
+    assert!(matches!(txn.commit(), Err(Error::Unsupported { .. })), "many at once");
+    db.put(&keys[0], b"other").unwrap();
+    db.put(b"more", b"").unwrap();
+    db.checkpoint().unwrap();
+    db.close().unwrap();
+    let db = sample.open(false).unwrap();
+    assert_eq!(db.check(true).unwrap(), []);
+    assert_eq!(all(&db).unwrap().len(), sample.holds().len() + keys.len() + 1);
 }

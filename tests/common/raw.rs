@@ -2,6 +2,8 @@
 //! says what a writer writes, and answers `None` where it says what a reader takes for the end of the log.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -13,6 +15,8 @@ pub const SESSION: u8 = 4;
 pub const COMMIT: u8 = 5;
 pub const LAST: u8 = 1;
 pub const MOVED: u8 = 2;
+/// Bytes that are written together.
+const PIECE: usize = 4096;
 /// Bytes of control words and tables from extent 1 on.
 pub const VOLATILE: u64 = 528_384;
 
@@ -137,6 +141,8 @@ pub fn chain(before: u32, crcs: &[u32]) -> u32 {
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub records: Vec<Record>,
+    /// The chain before it.
+    pub before: u32,
     pub tail: u64,
     pub chain: u32,
 }
@@ -155,8 +161,33 @@ pub struct Contents {
 pub struct Image(pub Vec<u8>);
 
 impl Image {
+    /// A store as text: a line for each 64 bytes that are not all zero, offset and bytes in hexadecimal, the length
+    /// first.
+    pub fn from_text(text: &str) -> Image {
+        let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+        let mut image = Image(vec![0; lines.next().expect("a length").parse().expect("a number")]);
+        for line in lines {
+            let (at, hex) = line.split_once(' ').expect("offset and bytes");
+            let digit = |pair: &[u8]| str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+            let bytes: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(digit).collect();
+            let at = u64::from_str_radix(at, 16).expect("an offset");
+            image.put(at, &bytes.expect("bytes in hexadecimal"));
+        }
+        image
+    }
+
     pub fn read(path: &Path) -> Image {
         Image(std::fs::read(path).expect("the store can be read"))
+    }
+
+    /// Writes the file, with holes where there are only zeros, which is most of it.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let file = File::create(path)?;
+        file.set_len(self.0.len() as u64)?;
+        for (n, piece) in self.0.chunks(PIECE).enumerate().filter(|(_, piece)| **piece != [0; PIECE][..piece.len()]) {
+            file.write_all_at(piece, (n * PIECE) as u64)?;
+        }
+        Ok(())
     }
 
     pub fn slice(&self, at: u64, len: u64) -> &[u8] {
@@ -180,7 +211,7 @@ impl Image {
     }
 
     /// CRC-32 of a range in which the `hole` bytes at `at + from` count as zero.
-    fn crc(&self, at: u64, len: u64, from: usize, hole: usize) -> u32 {
+    pub fn crc(&self, at: u64, len: u64, from: usize, hole: usize) -> u32 {
         let mut bytes = self.slice(at, len).to_vec();
         bytes[from..from + hole].fill(0);
         crc32fast::hash(&bytes)
@@ -280,15 +311,20 @@ impl Image {
 
     /// The record at a position, if its checksum is right.
     pub fn record(&self, position: u64) -> Option<Record> {
+        self.unproved(position).filter(|record| self.u32(position) == record.crc())
+    }
+
+    /// What stands at a position, taken for a record; its checksum is not looked at.
+    pub fn unproved(&self, position: u64) -> Option<Record> {
         let end = self.0.len() as u64;
-        let at = Some(position).filter(|p| p + 28 <= end)?;
+        let at = Some(position).filter(|p| *p < end && p + 28 <= end)?;
         let (value_len, lens) = (u64::from(self.u32(at + 4)), self.u64(at + 8));
         let key_len = lens & 0xffff;
         let body = (at + 28 + key_len + value_len <= end).then(|| self.slice(at + 28, key_len + value_len))?;
         let mut seq_prev = [0; 16];
         seq_prev[..12].copy_from_slice(self.slice(at + 16, 12));
         let seq_prev = u128::from_le_bytes(seq_prev);
-        let record = Record {
+        Some(Record {
             position,
             kind: (lens >> 16) as u8,
             flags: (lens >> 24) as u8,
@@ -297,43 +333,55 @@ impl Image {
             chain: self.u32(at + 12),
             key: body[..key_len as usize].to_vec(),
             value: body[key_len as usize..].to_vec(),
-        };
-        (self.u32(at) == record.crc()).then_some(record)
+        })
     }
 
     /// The batch of `seq` at a position, if a whole one stands there.
     pub fn batch(&self, header: &Header, mut at: u64, seq: u64, before: u32) -> Option<Batch> {
-        let (mut records, mut crcs) = (Vec::new(), Vec::new());
+        let (mut records, mut crcs, mut segments) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let record = self.record(at)?;
             if !(PUT..=COMMIT).contains(&record.kind) || record.flags & !(LAST | MOVED) != 0 || record.seq != seq {
                 return None;
             }
             crcs.push(record.crc());
-            at = match record.kind {
-                LINK => self.follow(header, &record, before),
-                _ => at + record.len(),
-            };
+            at += record.len();
+            if record.kind == LINK {
+                let segment = self.link(header, &record).filter(|segment| !segments.contains(segment))?;
+                at = segment.0 + 64;
+                segments.push(segment);
+            }
             let ends = record.kind != LINK && record.flags & LAST != 0;
             let stored = record.chain;
             records.push(record);
             if ends {
                 let chain = chain(before, &crcs);
-                return (stored == chain).then_some(Batch { records, tail: at, chain });
+                return (stored == chain).then_some(Batch { records, before, tail: at, chain });
             }
         }
     }
 
-    /// Where the log goes on behind a link, after a look at the header of that segment.
-    fn follow(&self, header: &Header, link: &Record, before: u32) -> u64 {
-        assert_eq!((link.key.len(), link.value.len()), (0, 16));
-        let link_value = Image(link.value.clone());
-        let (at, len) = (link_value.u64(0), link_value.u64(8));
-        self.segment(header, at, len);
-        assert_eq!((self.u64(at + 48), self.u32(at + 56)), (link.seq, before), "seq and chain of a segment");
-        let previous = self.u64(at + 40);
-        assert!((previous..previous + self.u64(previous + 16)).contains(&link.position), "the segment before");
-        at + 64
+    /// The segment that a link names, if the file can have one there.
+    fn link(&self, header: &Header, link: &Record) -> Option<(u64, u64)> {
+        let value = Some(Image(link.value.clone())).filter(|value| value.0.len() == 16)?;
+        let (at, len) = (value.u64(0), value.u64(8));
+        let whole = at.is_multiple_of(header.extent) && len.is_multiple_of(header.extent) && len > 0;
+        let first = (1 + VOLATILE.div_ceil(header.extent)) * header.extent;
+        let inside = at >= first && at.checked_add(len).is_some_and(|end| end <= self.0.len() as u64);
+        (whole && inside).then_some((at, len))
+    }
+
+    /// What a writer leaves at a link: the header of the next segment says where it comes from.
+    pub fn look_at_links(&self, header: &Header, batch: &Batch) {
+        for link in batch.records.iter().filter(|record| record.kind == LINK) {
+            assert!(link.key.is_empty());
+            let (at, len) = self.link(header, link).expect("a link of a whole batch");
+            self.segment(header, at, len);
+            let came_from = (self.u64(at + 48), self.u32(at + 56));
+            assert_eq!(came_from, (link.seq, batch.before), "seq and chain of a segment");
+            let previous = self.u64(at + 40);
+            assert!((previous..previous + self.u64(previous + 16)).contains(&link.position), "the segment before");
+        }
     }
 
     /// Looks at the first bytes of a segment.
@@ -355,21 +403,26 @@ impl Image {
                 pairs.insert(record.key, record.value);
             }
         }
-        let mut contents = Contents { pairs, batches: Vec::new(), tail: header.log, chain: header.chain };
-        while let Some(batch) =
-            self.batch(&header, contents.tail, header.seq + 1 + contents.batches.len() as u64, contents.chain)
-        {
-            for record in &batch.records {
-                match record.kind {
-                    PUT => drop(contents.pairs.insert(record.key.clone(), record.value.clone())),
-                    DELETE => drop(contents.pairs.remove(&record.key)),
-                    _ => {}
-                }
+        let batches = self.batches(&header);
+        for record in batches.iter().flat_map(|batch| &batch.records) {
+            match record.kind {
+                PUT => drop(pairs.insert(record.key.clone(), record.value.clone())),
+                DELETE => drop(pairs.remove(&record.key)),
+                _ => {}
             }
-            (contents.tail, contents.chain) = (batch.tail, batch.chain);
-            contents.batches.push(batch);
         }
-        contents
+        let (tail, chain) = batches.last().map_or((header.log, header.chain), |batch| (batch.tail, batch.chain));
+        Contents { pairs, batches, tail, chain }
+    }
+
+    /// The whole batches since the checkpoint.
+    pub fn batches(&self, header: &Header) -> Vec<Batch> {
+        let (mut batches, mut tail, mut chain) = (Vec::new(), header.log, header.chain);
+        while let Some(batch) = self.batch(header, tail, header.seq + 1 + batches.len() as u64, chain) {
+            (tail, chain) = (batch.tail, batch.chain);
+            batches.push(batch);
+        }
+        batches
     }
 }
 
