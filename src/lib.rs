@@ -36,6 +36,7 @@ mod error;
 #[doc(hidden)]
 pub mod fault;
 mod format;
+mod guard;
 mod index;
 mod log;
 mod options;

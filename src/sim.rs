@@ -190,7 +190,7 @@ impl SimDisk {
     pub fn new(dir: &Path, image: Vec<u8>, extent: u64) -> io::Result<SimDisk> {
         let mut file = NamedTempFile::new_in(dir)?;
         file.write_all(&image)?;
-        let map = Arc::new(Map::shared(file.as_file(), true, extent, RESERVE)?);
+        let map = Arc::new(Map::shared(file.as_file(), true, extent, RESERVE, None)?);
         let seen = image.clone();
         let now = Moment {
             durable: Arc::new(image),

@@ -79,7 +79,7 @@ const FLOORS: [&[&str]; 8] = [
     &["engine"],
     &["index"],
     &["log"],
-    &["space", "pages", "readers", "control", "fault"],
+    &["space", "pages", "readers", "guard", "control", "fault"],
     &["format", "sys"],
 ];
 

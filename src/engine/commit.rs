@@ -37,14 +37,15 @@ impl Engine {
         let (applied, ends) = core.ends();
         let seq = applied + 1;
         let salt = if applied == core.get(Word::First) { Some(self.salt()?) } else { None };
-        let (after, cleaning) = self.reserve(batch, seq, ends, salt)?;
+        let reserved = self.reserve(batch, seq, ends, salt);
+        let (after, cleaning) = core.settled(reserved).inspect_err(|_| core.drop_layout(batch))?;
         core.set(Word::WriterActive, core.me().max(1));
         if durability == Durability::Immediate {
             core.lift(Word::LastImmediate, seq);
         }
         let mapped = durability == Durability::Eventual && seq - core.get(Word::LastImmediate).min(seq) > CALM;
         let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after, cleaning));
-        done.map_err(|e| self.in_doubt(seq, e))?;
+        core.proven(done).map_err(|e| self.in_doubt(seq, e))?;
         let wait = durability == Durability::Immediate || core.get(Word::Durable) < core.get(Word::LastImmediate);
         if !wait {
             core.lift(Word::Visible, seq);
@@ -130,6 +131,7 @@ impl Core {
                 self.retire_segment(pair[0], seq);
             }
         }
+        self.check_map()?;
         self.publish(seq, *ends);
         Ok(())
     }

@@ -14,8 +14,9 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use slotdb::{Db, Options};
+use slotdb::Db;
 
+use crate::args::guarded;
 use crate::console::{self, Console};
 use crate::demo_agent::Role;
 use crate::demo_bank::{self, Dice, WRITERS};
@@ -53,14 +54,14 @@ pub fn demo(request: &DemoRequest, console: &mut Console) -> anyhow::Result<Outc
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let store = request.file.clone().unwrap_or_else(|| directory.path().join("demo.slotdb"));
 
-    let db = Options::new().create(!request.no_create).open(&store)?;
+    let db = guarded().create(!request.no_create).open(&store)?;
     let volatile = db.stats()?.volatile_fs;
     demo_bank::open_accounts(&db)?;
     let mut show = Show::default();
     show.run(&store, Duration::from_secs(request.seconds), &interrupted, console)?;
     show.verify(&db, "before reopening");
     db.close()?;
-    let db = Db::open(&store)?;
+    let db = guarded().open(&store)?;
     show.verify(&db, "after reopening");
     db.close()?;
 

@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use slotdb::{Db, Durability};
 
+use crate::args::guarded;
 use crate::demo_bank::{self, Dice};
 
 /// The first argument of an agent. Not a verb: help, completions and man pages do not know it.
@@ -86,9 +87,9 @@ pub fn obey(order: &Order) -> anyhow::Result<()> {
     die_with(order.parent)?;
     let stopped = stop_when_stdin_closes();
     match order.role {
-        Role::Writer(writer) => write(&Db::open(&order.store)?, writer, &stopped),
-        Role::Reader => read(&Db::open(&order.store)?, &stopped),
-        Role::ReadOnlyReader => read(&Db::open_read_only(&order.store)?, &stopped),
+        Role::Writer(writer) => write(&guarded().open(&order.store)?, writer, &stopped),
+        Role::Reader => read(&guarded().open(&order.store)?, &stopped),
+        Role::ReadOnlyReader => read(&guarded().read_only(true).open(&order.store)?, &stopped),
     }
 }
 
