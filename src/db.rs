@@ -84,8 +84,10 @@ impl Db {
         let core = &engine.core;
         let hash = hash_key(key, core.geometry.seed);
         let pin = core.pin_for_one_get()?;
-        let found = core.find_at(hash, key, pin.seq()).map(|found| found.map(|record| f(record.value())));
-        core.settled(found)
+        let found = core.find_at(hash, key, pin.seq()).map_err(|e| core.cause(e))?;
+        let done = found.map(|record| f(record.value()));
+        core.check_map()?;
+        Ok(done)
     }
 
     /// Sets the value of a key, in a transaction of its own.

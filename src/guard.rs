@@ -19,10 +19,21 @@ impl Core {
     /// An error once a page of the map was lost. Cost: two loads with the guard, none without.
     #[inline]
     pub fn check_map(&self) -> Result<()> {
+        if self.map.is_guarded() { self.ask_guard() } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn ask_guard(&self) -> Result<()> {
         match self.map.lost() {
             None => Ok(()),
             Some(position) => Err(self.unreadable(position)),
         }
+    }
+
+    /// The error of a read: the loss of a page, if that is what made it.
+    #[cold]
+    pub fn cause(&self, error: Error) -> Error {
+        self.check_map().err().unwrap_or(error)
     }
 
     /// What an operation came to, unless what it has read may be zeros.

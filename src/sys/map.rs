@@ -134,7 +134,6 @@ impl Map {
     ///
     /// A file that became shorter is noticed too if its last page is gone, whatever was read: nobody else tells of the
     /// zeros between the cut and the end of its page.
-    #[inline]
     pub fn lost(&self) -> Option<u64> {
         let guard = self.guard.as_ref()?;
         // Acquire: pairs with the Release in `watch`.
@@ -147,6 +146,12 @@ impl Map {
             unsafe { last.read_volatile() };
         }
         guard.lost()
+    }
+
+    /// Whether there is a guard.
+    #[inline]
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
     }
 
     /// As [`Map::lost`], and looks at the length of the file. Costs a system call, with a guard.

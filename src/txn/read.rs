@@ -32,8 +32,9 @@ impl<'db> ReadTxn<'db> {
         self.engine.check_fork()?;
         let core = &self.engine.core;
         let hash = hash_key(key, core.geometry.seed);
-        let found = core.find_at(hash, key, self.pin.seq).map(|found| found.map(|record| record.value()));
-        core.settled(found)
+        let found = core.find_at(hash, key, self.pin.seq).map_err(|e| core.cause(e))?;
+        core.check_map()?;
+        Ok(found.map(|record| record.value()))
     }
 
     /// All pairs, in no particular order, each key once.
