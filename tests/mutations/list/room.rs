@@ -1,0 +1,86 @@
+//! Sabotages of the room of the system.
+
+use super::Mutation;
+
+pub const ALL: &[Mutation] = &[
+    Mutation {
+        name: "window_not_bounded",
+        file: "src/sys/map.rs",
+        before: "pos.checked_add(len).is_some_and(|end| end <= self.len())",
+        after: "pos.checked_add(len).is_some()",
+        test: "--lib refuses_what_is_out_of_range",
+        why: "a forged position reads beyond the map",
+    },
+    Mutation {
+        name: "header_writable",
+        file: "src/sys/map.rs",
+        before: "pos < self.cells_from || !self.has(pos, 8 * N as u64)",
+        after: "!self.has(pos, 8 * N as u64)",
+        test: "--lib refuses_what_is_out_of_range",
+        why: "words in front of the view",
+    },
+    Mutation {
+        name: "sync_beyond_the_view",
+        file: "src/sys/map.rs",
+        before: ".filter(|&end| end <= reserved).ok_or(Errno::INVAL)?",
+        after: ".map(|end| end.min(reserved)).ok_or(Errno::INVAL)?",
+        test: "--lib refuses_what_is_out_of_range",
+        why: "a sync that is skipped says that all is well",
+    },
+    Mutation {
+        name: "length_not_asked",
+        file: "src/sys/map.rs",
+        before: "&& file.metadata()?.len() < len",
+        after: "&& file.metadata()?.len() < len.min(1)",
+        test: "--lib refuses_a_length",
+        why: "the map reaches beyond the file",
+    },
+    Mutation {
+        name: "loss_not_noted",
+        file: "src/sys/sigbus.rs",
+        before: "    note(unsafe { &*fault }, position - (address - page) as u64);\n",
+        after: "    let _ = (position, fault);\n",
+        test: "--test sigbus a_get_tells",
+        why: "zeros pass for data",
+    },
+    Mutation {
+        name: "end_of_file_not_touched",
+        file: "src/sys/map.rs",
+        before: "unsafe { last.read_volatile() };",
+        after: "let _ = last;",
+        test: "--test sigbus a_get_of_an_absent",
+        why: "zeros in the page that was cut pass for data",
+    },
+    Mutation {
+        name: "length_of_a_cut_file_not_asked",
+        file: "src/sys/map.rs",
+        before: "Ok(len) if len >= self.expected_len() => {}",
+        after: "Ok(len) if len > 0 => {}",
+        test: "--test sigbus an_eventual_commit",
+        why: "a commit behind the cut in the last page is lost",
+    },
+    Mutation {
+        name: "earlier_handler_forgotten",
+        file: "src/sys/sigbus.rs",
+        before: "        match previous.sa_sigaction {",
+        after: "        match previous.sa_sigaction & 1 {",
+        test: "--lib an_earlier_handler",
+        why: "faults of others do not reach their handler",
+    },
+    Mutation {
+        name: "reads_not_settled",
+        file: "src/txn/scan.rs",
+        before: "self.core.settled(step).transpose();",
+        after: "step.transpose();",
+        test: "--test sigbus a_scan_of_a_snapshot",
+        why: "zeros pass for data",
+    },
+    Mutation {
+        name: "commits_not_proven",
+        file: "src/engine/commit.rs",
+        before: "core.proven(done).map_err",
+        after: "done.map_err",
+        test: "--test sigbus an_eventual_commit",
+        why: "a commit that went to a lost page is acknowledged",
+    },
+];
