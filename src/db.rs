@@ -54,6 +54,13 @@ impl Db {
         Ok(Db { handle: open::open_on(path, options, disk)?, durability: options.durability })
     }
 
+    /// Makes a page of the file one that this process cannot read.
+    #[cfg(feature = "faults")]
+    #[doc(hidden)]
+    pub fn lose_page(&self, position: u64) -> std::io::Result<()> {
+        self.engine().core.map.lose(position)
+    }
+
     #[inline]
     fn engine(&self) -> &Engine {
         &self.handle.engine

@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::libc;
-use support::{Agent, Place, eventually};
+use support::common::Rng;
+use support::{Agent, Place, eventually, rounds, seed};
 
 const EXTENT: u64 = 65_536;
 const STORE: &str = "extent=65536 eventual";
@@ -205,4 +207,108 @@ fn what_one_process_lost_does_not_reach_the_others() {
 /// The file is whole again, so the error names the page.
 fn tells_of_loss(answer: &str) -> bool {
     answer.starts_with("error Io: ") && answer.contains("read through the map failed at offset")
+}
+
+/// Orders of a process that has lost a page somewhere, until it meets it.
+const ORDERS: [&str; 7] = ["put", "put", "new", "delete", "immediate", "checkpoint", "snapshot"];
+
+/// What the store must hold, and the keys of commits whose outcome nobody knows.
+#[derive(Default)]
+struct Known {
+    pairs: BTreeMap<String, String>,
+    doubtful: BTreeSet<String>,
+}
+
+impl Known {
+    /// Gives one order; false when it met the lost page.
+    fn order(&mut self, victim: &mut Agent, n: u64, rng: &mut Rng) -> bool {
+        let key = format!("k{}", rng.below(120));
+        let value = format!("~{}.{n}", 8 + rng.below(600));
+        let order = match *rng.pick(&ORDERS) {
+            "delete" => format!("delete {key}"),
+            "immediate" => format!("batch immediate {key}={value}"),
+            "new" => format!("put new{n} {value}"),
+            "put" => format!("put {key} {value}"),
+            "snapshot" => "scan".to_string(),
+            other => other.to_string(),
+        };
+        let answer = victim.ask(&order);
+        let words: Vec<&str> = order.split([' ', '=']).collect();
+        let written = match words[..] {
+            ["delete", key] => Some((key, None)),
+            ["put", key, value] | ["batch", "immediate", key, value] => Some((key, Some(value.to_string()))),
+            _ => None,
+        };
+        let failed = answer.starts_with("error");
+        if let Some((key, value)) = written {
+            match value {
+                _ if answer.starts_with("error InDoubt") => drop(self.doubtful.insert(key.to_string())),
+                _ if failed => {}
+                Some(value) => drop(self.pairs.insert(key.to_string(), value)),
+                None => drop(self.pairs.remove(key)),
+            }
+        }
+        let tells = answer.contains("read through the map failed at offset");
+        assert!(tells || !failed, "{order}: {answer}");
+        !tells
+    }
+
+    /// Another process, which can read all pages, sees this and nothing else.
+    fn is_held_by(&self, agent: &mut Agent, page: u64) {
+        for n in 0..120 {
+            let key = format!("k{n}");
+            if self.doubtful.contains(&key) {
+                continue;
+            }
+            match self.pairs.get(&key) {
+                Some(pattern) => agent.says(&format!("matches {key} {pattern}"), "true"),
+                None => agent.says(&format!("get {key}"), "none"),
+            }
+        }
+        assert_eq!(agent.ask("check"), "clean", "page {page}");
+        let len: u64 = agent.well("len").parse().expect("a number");
+        let certain = self.pairs.keys().filter(|key| !self.doubtful.contains(*key)).count() as u64;
+        assert!((certain..=certain + self.doubtful.len() as u64).contains(&len), "page {page}: {len} keys");
+    }
+}
+
+#[test]
+fn a_page_lost_in_the_middle_of_anything_does_not_reach_the_others() {
+    let seed = seed();
+    let mut met = 0;
+    for round in 0..rounds(60) {
+        let mut rng = Rng::new(seed.wrapping_add(round));
+        let place = Place::in_memory();
+        let path = place.store();
+        let mut victim = Agent::open("victim", &path, &format!("create guard each {STORE} checkpoint=40000"));
+        let mut known = Known::default();
+        let mut n = 0;
+        while n < 150 {
+            known.order(&mut victim, n, &mut rng);
+            n += 1;
+        }
+        let mut other = Agent::open("other", &path, "extent=65536 eventual");
+        known.is_held_by(&mut other, 0);
+        let image = std::fs::read(&path).expect("the store");
+        let is_used = |n: &u64| image[*n as usize * 4096..][..4096].iter().any(|&byte| byte != 0);
+        let used: Vec<u64> = (0..image.len() as u64 / 4096).filter(is_used).collect();
+        let page = rng.pick(&used) * 4096;
+        victim.ok(&format!("lose {page}"));
+        let end = n + 60;
+        while n < end && known.order(&mut victim, n, &mut rng) {
+            n += 1;
+        }
+        met += u64::from(n < end);
+        known.is_held_by(&mut other, page);
+        other.ok("put k0 ~9.1");
+        (known.pairs.insert("k0".into(), "~9.1".into()), known.doubtful.remove("k0"));
+        other.ok("checkpoint");
+        victim.kill();
+        known.is_held_by(&mut other, page);
+        other.ok("close");
+        other.reopen(&path, STORE);
+        known.is_held_by(&mut other, page);
+    }
+    assert!(met > 0, "no page was ever missed");
+    eprintln!("{met} lost pages were met");
 }

@@ -165,6 +165,26 @@ impl Map {
         self.lost()
     }
 
+    /// Makes the page at `pos` one that cannot be read, in this map only: for tests, as a disk does that fails.
+    #[cfg(feature = "faults")]
+    pub fn lose(&self, pos: u64) -> io::Result<()> {
+        use rustix::mm::{MapFlags, ProtFlags};
+        let nothing = tempfile::tempfile()?;
+        let page = rustix::param::page_size();
+        let views = [(&self.read, ProtFlags::READ), (&self.cells, ProtFlags::READ | ProtFlags::WRITE)];
+        for (view, access) in views {
+            if !self.has(pos, page as u64) || std::ptr::eq(view, &raw const self.cells) && pos < self.cells_from {
+                continue;
+            }
+            // Acquire: pairs with the Release in `cover`.
+            let at = view.load(Ordering::Acquire).wrapping_add((pos - pos % page as u64) as usize);
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
+            // SAFETY: a page of the view, as in `bytes`. Behind the end of an empty file there is nothing to read.
+            unsafe { rustix::mm::mmap(at.cast(), page, access, flags, &nothing, 0) }?;
+        }
+        Ok(())
+    }
+
     /// Bytes that the guard knows the file must have.
     pub fn expected_len(&self) -> u64 {
         // Acquire: as in `lost`.
