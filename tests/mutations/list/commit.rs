@@ -40,7 +40,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "self.reserve_index(batch).inspect_err(|_| self.core.drop_layout(batch))?;",
         after: "self.reserve_index(batch)?;",
-        test: "--test bad_input stays_usable",
+        test: "--test bad_input a_refused_transaction",
         why: "segments of refused commits are lost",
     },
     Mutation {
@@ -48,7 +48,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "core.ensure_pages(pages, batch.claim())?;",
         after: "let _ = pages;",
-        test: "--test power every_call_fails",
+        test: "--test bad_input stays_usable",
         why: "a commit finds the disk full after its first byte",
     },
     Mutation {
@@ -56,7 +56,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "if header.flags() & MOVED != 0 {",
         after: "if header.flags() & MOVED > 200 {",
-        test: "--test model few_keys",
+        test: "--test format what_the_store_writes",
         why: "a moved record counts as one more",
     },
     Mutation {

@@ -80,7 +80,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/log/append.rs",
         before: "| if entry.moved { MOVED } else { 0 }",
         after: "| if entry.moved { 0 } else { 0 }",
-        test: "--test model few_keys",
+        test: "--test format what_the_store_writes",
         why: "a moved record is counted twice",
     },
 ];

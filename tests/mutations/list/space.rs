@@ -54,7 +54,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "live_bytes_not_added",
         file: "src/index/mod.rs",
-        before: "                    self.add_live_at(record.position, record.header.len())?;\n                    page.set_pointer",
+        before: "                    self.add_live_at(record.position, record.header.len())?;\n                    \
+            page.set_pointer",
         after: "                    page.set_pointer",
         test: "--test model few_keys",
         why: "a segment with live records is retired",
@@ -72,7 +73,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/clean.rs",
         before: ".is_some_and(|newest| newest.position == at);",
         after: ".is_some();",
-        test: "--test model few_keys",
+        test: "--test format what_the_store_writes",
         why: "the cleaner brings old values back",
     },
 ];
