@@ -52,14 +52,6 @@ pub const ALL: &[Mutation] = &[
         why: "a commit finds the disk full after its first byte",
     },
     Mutation {
-        name: "moved_counts_again",
-        file: "src/engine/commit.rs",
-        before: "if header.flags() & MOVED != 0 {",
-        after: "if header.flags() & MOVED > 200 {",
-        test: "--test format what_the_store_writes",
-        why: "a moved record counts as one more",
-    },
-    Mutation {
         name: "replaced_keys_stay_counted",
         file: "src/engine/commit.rs",
         before: "ends.live_keys = ends.live_keys.saturating_sub(1);",
