@@ -8,7 +8,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/format/record.rs",
         before: "hasher.update(&before.to_le_bytes());",
         after: "let _ = before;",
-        test: "--test format hashes_and_checksums",
+        test: "--test format the_golden_store_is_readable",
         why: "a batch of another history fits",
     },
     Mutation {
@@ -48,7 +48,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/format/record.rs",
         before: "head[..8].copy_from_slice(&position.to_le_bytes());",
         after: "let _ = position;",
-        test: "--test format hashes_and_checksums",
+        test: "--test format the_golden_store_is_readable",
         why: "a record that was copied elsewhere passes for whole",
     },
     Mutation {
