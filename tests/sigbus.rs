@@ -301,7 +301,8 @@ fn a_page_lost_in_the_middle_of_anything_does_not_reach_the_others() {
         met += u64::from(n < end);
         known.is_held_by(&mut other, page);
         other.ok("put k0 ~9.1");
-        (known.pairs.insert("k0".into(), "~9.1".into()), known.doubtful.remove("k0"));
+        known.pairs.insert("k0".into(), "~9.1".into());
+        known.doubtful.remove("k0");
         other.ok("checkpoint");
         victim.kill();
         known.is_held_by(&mut other, page);

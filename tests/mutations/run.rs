@@ -49,12 +49,12 @@ pub fn run(chosen: &[&Mutation]) -> Vec<String> {
             Ok(how) => format!("noticed ({how})"),
             Err(why) => format!("NOT NOTICED: {why}"),
         };
-        println!("{:32} {:>4} s  {}  {text}", mutation.name, start.elapsed().as_secs(), mutation.test);
+        eprintln!("{:32} {:>4} s  {}  {text}", mutation.name, start.elapsed().as_secs(), mutation.test);
         if outcome.is_err() {
             survivors.push(mutation.name.to_string());
         }
     }
-    println!("{} of {} sabotages noticed", chosen.len() - survivors.len(), chosen.len());
+    eprintln!("{} of {} sabotages noticed", chosen.len() - survivors.len(), chosen.len());
     survivors
 }
 

@@ -56,16 +56,8 @@ pub const ALL: &[Mutation] = &[
         file: "src/log/replay.rs",
         before: "&& position.checked_add(len)? <= file;",
         after: "&& position.checked_add(len)? > 0;",
-        test: "--test deaths a_dangling_link",
+        test: "--test format a_batch_that_breaks_one_rule",
         why: "a link leads beyond the file",
-    },
-    Mutation {
-        name: "links_go_round",
-        file: "src/log/replay.rs",
-        before: "if found.segments.contains(&(segment, len)) {",
-        after: "if found.segments.len() == usize::MAX {",
-        test: "--test format",
-        why: "a link to its own segment is followed for ever",
     },
     Mutation {
         name: "no_room_for_the_link",
