@@ -37,8 +37,8 @@ impl Engine {
         let (applied, ends) = core.ends();
         let seq = applied + 1;
         let salt = if applied == core.get(Word::First) { Some(self.salt()?) } else { None };
-        let reserved = self.reserve(batch, seq, ends, salt);
-        let (after, cleaning) = core.settled(reserved).inspect_err(|_| core.drop_layout(batch))?;
+        let (after, cleaning) = self.reserve(batch, seq, ends, salt).map_err(|e| core.cause(e))?;
+        core.check_map().inspect_err(|_| core.drop_layout(batch))?;
         core.set(Word::WriterActive, core.me().max(1));
         if durability == Durability::Immediate {
             core.lift(Word::LastImmediate, seq);

@@ -110,8 +110,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "commits_rely_on_lost_pages",
         file: "src/engine/commit.rs",
-        before: "core.settled(reserved).inspect_err",
-        after: "reserved.inspect_err",
+        before: "core.check_map().inspect_err(|_| core.drop_layout(batch))?;",
+        after: "",
         test: "--test sigbus a_page_lost",
         why: "a batch names records that follow from zeros",
     },

@@ -36,14 +36,6 @@ pub const ALL: &[Mutation] = &[
         why: "a page that the checkpoint names is reused",
     },
     Mutation {
-        name: "failed_growth_not_undone",
-        file: "src/sys/file.rs",
-        before: "        if end > before {",
-        after: "        if end > before && before == 1 {",
-        test: "--lib limit_leaves_the_length",
-        why: "length without space",
-    },
-    Mutation {
         name: "busy_segment_retired",
         file: "src/index/mod.rs",
         before: "if live == 0 && !change.busy.contains(&head) {",
