@@ -52,14 +52,6 @@ pub const ALL: &[Mutation] = &[
         why: "a record that was copied elsewhere passes for whole",
     },
     Mutation {
-        name: "link_not_bounded",
-        file: "src/log/replay.rs",
-        before: "&& position.checked_add(len)? <= file;",
-        after: "&& position.checked_add(len)? > 0;",
-        test: "--test format a_batch_that_breaks_one_rule",
-        why: "a link leads beyond the file",
-    },
-    Mutation {
         name: "no_room_for_the_link",
         file: "src/log/append.rs",
         before: "if self.position + entry.len() + TAIL_ROOM > self.end {",
