@@ -404,9 +404,10 @@ impl Core {
         Error::Io { path: self.path.clone(), op, offset: offset.into(), source }
     }
 
-    /// Writes `bytes` at `position`, whole.
+    /// Writes `bytes` at `position`, whole; not if they may follow from a lost page.
     pub fn write(&self, position: u64, bytes: &[u8]) -> Result<()> {
         fault::point();
+        self.check_map()?;
         self.disk.write(position, bytes).map_err(|e| self.io("write", position, e))
     }
 
@@ -416,13 +417,13 @@ impl Core {
         self.disk.sync(position, len).map_err(|e| self.io("sync", position, e))
     }
 
-    /// An error once a sync has failed anywhere.
+    /// An error once a sync has failed anywhere, or this process has lost a page.
     #[inline]
     pub fn check_poison(&self) -> Result<()> {
         if self.word(Word::Poisoned).load(Ordering::Relaxed) != 0 {
             return Err(Error::Poisoned { path: self.path.clone() });
         }
-        Ok(())
+        self.check_map()
     }
 
     /// Marks the store poisoned for all processes.

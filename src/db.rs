@@ -55,9 +55,21 @@ impl Db {
         Ok(Db { handle: open::open_on(path, options, disk)?, durability: options.durability })
     }
 
+    /// Makes a page of the file one that this process cannot read.
+    #[cfg(feature = "faults")]
+    #[doc(hidden)]
+    pub fn lose_page(&self, position: u64) -> std::io::Result<()> {
+        self.engine().core.map.lose(position)
+    }
+
     #[inline]
     fn engine(&self) -> &Engine {
         &self.handle.engine
+    }
+
+    /// What an operation came to, unless a page that it may have read was lost.
+    fn settled<T>(&self, done: Result<T>) -> Result<T> {
+        self.engine().core.settled(done)
     }
 
     /// A copy of the value of a key, as of the newest visible commit.
@@ -80,7 +92,10 @@ impl Db {
         let core = &engine.core;
         let hash = hash_key(key, core.geometry.seed);
         let pin = core.pin_for_one_get()?;
-        Ok(core.find_at(hash, key, pin.seq())?.map(|record| f(record.value())))
+        let found = core.find_at(hash, key, pin.seq()).map_err(|e| core.cause(e))?;
+        let done = found.map(|record| f(record.value()));
+        core.check_map()?;
+        Ok(done)
     }
 
     /// Sets the value of a key, in a transaction of its own.
@@ -133,7 +148,7 @@ impl Db {
     /// How many keys have a value, as of the newest commit. Cost: a few loads.
     pub fn len(&self) -> Result<u64> {
         self.engine().check_fork()?;
-        Ok(self.engine().core.ends().1.live_keys)
+        self.settled(Ok(self.engine().core.ends().1.live_keys))
     }
 
     /// Whether no key has a value.
@@ -149,7 +164,7 @@ impl Db {
     /// `Full` if there is no space for its image; `Poisoned` after a failed sync. An error changes nothing durable.
     pub fn checkpoint(&self) -> Result<()> {
         self.engine().check_fork()?;
-        self.engine().checkpoint()
+        self.settled(self.engine().checkpoint())
     }
 
     /// Moves what lives to the front, and gives the space of what is dead back to the file system. Others stay attached
@@ -178,26 +193,26 @@ impl Db {
         if !engine.core.writable {
             return Err(Error::ReadOnly { path: engine.core.path.clone() });
         }
-        engine.wait_durable(engine.core.ends().0)
+        self.settled(engine.wait_durable(engine.core.ends().0))
     }
 
     /// Sizes and counts. Cost: a walk over the extent table, one word for 2 MiB.
     pub fn stats(&self) -> Result<Stats> {
         self.engine().check_fork()?;
-        self.engine().stats()
+        self.settled(self.engine().stats())
     }
 
     /// The processes that have the store open for writing, their snapshots, and who has the writer lock.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
         self.engine().check_fork()?;
-        self.engine().processes()
+        self.settled(self.engine().processes())
     }
 
     /// Looks at every header, page, pointer and record that a snapshot reaches; `deep` verifies each checksum too.
     /// What it returns is what it found wrong.
     pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
         self.engine().check_fork()?;
-        self.engine().check(deep)
+        self.settled(self.engine().check(deep))
     }
 
     /// Closes this handle, and with the last one of this process the store. The last process to close makes a

@@ -37,6 +37,7 @@ mod error;
 pub mod fault;
 mod format;
 mod growth;
+mod guard;
 mod index;
 mod log;
 mod options;

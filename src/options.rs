@@ -30,8 +30,8 @@ pub enum WriterLock {
 
 /// Options for opening a store.
 ///
-/// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout`, `writer_lock` and
-/// `max_dead_ratio` are those of the first one, `durability` is each handle's own.
+/// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout`, `writer_lock`,
+/// `max_dead_ratio` and `guard_sigbus` are those of the first one, `durability` is each handle's own.
 ///
 /// ```
 /// # fn main() -> slotdb::Result<()> {
@@ -55,6 +55,7 @@ pub struct Options {
     pub(crate) lock_timeout: Duration,
     pub(crate) writer_lock: WriterLock,
     pub(crate) max_dead_ratio: f64,
+    pub(crate) guard_sigbus: bool,
 }
 
 impl Default for Options {
@@ -71,6 +72,7 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(60),
             writer_lock: WriterLock::Adaptive,
             max_dead_ratio: 0.35,
+            guard_sigbus: false,
         }
     }
 }
@@ -152,6 +154,26 @@ impl Options {
     /// mostly dead segments. Lower: a smaller file, more copying. Default: 0.35.
     pub fn max_dead_ratio(&mut self, ratio: f64) -> &mut Self {
         self.max_dead_ratio = ratio;
+        self
+    }
+
+    /// Whether a page of the mapped file that cannot be read, because another program cut the file short or the disk
+    /// fails, is an error value instead of the death of the process by SIGBUS. Default: no.
+    ///
+    /// From the loss on every call fails with `Truncated` (the file is shorter than it was) or `Io` (which names the
+    /// offset), until all handles of the store in this process are closed; a commit that was under way ends as
+    /// `InDoubt`. No commit is acknowledged that may have been lost with the page, and nothing that follows from the
+    /// missing bytes is passed on to other processes. A value that is still borrowed may read as zeros; the next call
+    /// on its snapshot tells. A cut inside the last page of the file is noticed by the next commit, flush or close,
+    /// not by reads. A program that overwrites the file, rather than shorten it, is not noticed.
+    ///
+    /// The first such open installs a handler for SIGBUS, for the life of the process. Faults in memory of others, and
+    /// signals that were sent, go to the handler that was there before. A handler that is installed later must pass on
+    /// what it does not know. In a thread that blocks SIGBUS the process dies as before.
+    ///
+    /// Cost: a load or two for each read, an `fstat` for each commit and flush.
+    pub fn guard_sigbus(&mut self, guard: bool) -> &mut Self {
+        self.guard_sigbus = guard;
         self
     }
 

@@ -12,7 +12,7 @@ impl Core {
     fn page_word(&self, position: u64) -> &AtomicU64 {
         let extent = self.position_of(self.extent_of(position));
         let word = extent + (position - extent) / PAGE * 8;
-        &self.words::<1>(word).expect("index extents lie in the file")[0]
+        &self.words::<1>(word).unwrap_or_else(|| self.nowhere())[0]
     }
 
     /// What a page of an index extent holds.
@@ -66,6 +66,8 @@ impl Core {
             self.set(Word::FreePages, 0);
             return self.take_page(claim);
         };
+        // A lost page map reads as free.
+        self.check_map()?;
         self.set_page_state(position, PageState::Used(self.get(Word::Epoch)));
         self.add_live(self.extent_of(position), 1);
         self.add(Word::FreePages, -1);

@@ -305,7 +305,9 @@ impl Core {
         }
         let (oldest, newest) = self.scan_cells();
         let oldest = if oldest < newest && self.sweep_dead(newest)? { self.scan_cells().0 } else { oldest };
-        self.oldest_byte_pin(oldest)
+        let horizon = self.oldest_byte_pin(oldest);
+        // A lost cell holds nothing back.
+        self.settled(horizon)
     }
 
     /// The oldest pin in a cell, or visible. A hint: it asks for neither dead processes nor read-only openers.

@@ -355,7 +355,7 @@ impl SimDisk {
 }
 
 fn map(file: &NamedTempFile, extent: u64) -> io::Result<Arc<Map>> {
-    Ok(Arc::new(Map::shared(file.as_file(), true, extent, RESERVE)?))
+    Ok(Arc::new(Map::shared(file.as_file(), true, extent, RESERVE, None)?))
 }
 
 fn place(sector: u64) -> Range<usize> {

@@ -106,7 +106,7 @@ impl Core {
 
     /// An entry of the extent table, for an extent of the file.
     pub fn extent(&self, number: u64) -> Extent<'_> {
-        self.try_extent(number).expect("the extent table is as long as the file")
+        self.try_extent(number).unwrap_or_else(|| Extent(self.nowhere()))
     }
 
     /// First extent of the run that holds a position below the file's end.
@@ -135,6 +135,8 @@ impl Core {
             self.grow(run)?;
             found = self.find_free(run);
         }
+        // A lost page of the table reads as free.
+        self.check_map()?;
         let first = found.ok_or_else(|| self.corrupt(0, "the extent table lost extents that were just added"))?;
         self.mark_run(first, run, kind);
         self.add(Word::Free, -(run as i64));

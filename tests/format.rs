@@ -372,6 +372,32 @@ fn golden_store() {
     std::fs::write(golden_path(), to_text(&image)).unwrap();
 }
 
+/// Keys that agree in all hash bits of a slot, under the golden store's seed: only their own bytes tell them apart.
+const COLLIDING: [(&str, &str); 3] = [("0012bfc6", "007e3a11"), ("00d9a241", "019fc529"), ("003ac4c1", "01711c40")];
+
+#[test]
+fn keys_whose_hash_bits_agree_are_two_keys() {
+    let image = Image::from_text(&std::fs::read_to_string(golden_path()).unwrap());
+    let dir = fast_dir();
+    let path = dir.path().join("store");
+    std::fs::write(&path, &image.0).unwrap();
+    let db = options().open(&path).unwrap();
+    for (one, other) in COLLIDING {
+        db.put(one.as_bytes(), b"one").unwrap();
+        assert_eq!(db.get(other.as_bytes()).unwrap(), None);
+        db.put(other.as_bytes(), b"other").unwrap();
+        assert_eq!(db.get(one.as_bytes()).unwrap().as_deref(), Some(&b"one"[..]));
+        assert!(db.delete(one.as_bytes()).unwrap());
+        assert_eq!(db.get(other.as_bytes()).unwrap().as_deref(), Some(&b"other"[..]));
+    }
+    db.checkpoint().unwrap();
+    db.close().unwrap();
+    let contents = Image::read(&path).contents();
+    assert_eq!(contents.pairs.len(), golden_pairs().len() + COLLIDING.len());
+    let bits = |key: &str| hash(key.as_bytes(), image.header().seed) & 0xffff_0000_ffff_ffff;
+    assert!(COLLIDING.iter().all(|(one, other)| bits(one) == bits(other)), "the seed of the golden store has changed");
+}
+
 #[test]
 fn the_golden_store_is_readable() {
     let image = Image::from_text(&std::fs::read_to_string(golden_path()).unwrap());

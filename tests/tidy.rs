@@ -79,7 +79,7 @@ const FLOORS: [&[&str]; 8] = [
     &["engine"],
     &["index"],
     &["log"],
-    &["space", "growth", "pages", "readers", "control", "fault"],
+    &["space", "growth", "pages", "readers", "guard", "control", "fault"],
     &["format", "sys"],
 ];
 

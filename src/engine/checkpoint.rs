@@ -91,7 +91,7 @@ impl Engine {
         }
         let Some(mut image) = self.freeze(anyway)? else { return Ok(false) };
         match self.write_image(&mut image) {
-            Ok(header) => core.write_headers(header)?,
+            Ok(header) => core.proven(Ok(())).and_then(|()| core.write_headers(header))?,
             Err(e) => {
                 // No header names the blob, so its space is free again; failing that, the next checkpoint frees it.
                 if self.lock_writer().map(|_writer| core.free_run(image.first)).is_err() {
@@ -100,6 +100,7 @@ impl Engine {
                 return Err(e);
             }
         }
+        core.proven(Ok(()))?;
         core.lift(Word::DurableEpoch, image.epoch);
         core.set(Word::CheckpointLog, image.ends.log_total);
         core.set(Word::CheckpointRetired, image.retired);

@@ -35,7 +35,7 @@ impl Engine {
         self.core.check_poison()?;
         let (applied, ends) = self.core.ends();
         let salt = self.salt_after(applied)?;
-        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt)?;
+        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt).map_err(|e| self.core.cause(e))?;
         self.commit_reserved(batch, applied + 1, after, cleaning, durability)
     }
 
@@ -44,26 +44,27 @@ impl Engine {
         self.core.check_poison()?;
         let (applied, ends) = self.core.ends();
         let salt = self.salt_after(applied)?;
-        let after = self.reserve_as_is(batch, applied + 1, ends, salt)?;
+        let after = self.reserve_as_is(batch, applied + 1, ends, salt).map_err(|e| self.core.cause(e))?;
         self.commit_reserved(batch, applied + 1, after, cleaning, Durability::Eventual)
     }
 
     fn commit_reserved(
         &self,
-        batch: &Batch,
+        batch: &mut Batch,
         seq: u64,
         after: Ends,
         cleaning: Option<Cleaning>,
         durability: Durability,
     ) -> Result<Committed> {
         let core = &self.core;
+        core.check_map().inspect_err(|_| core.drop_layout(batch))?;
         core.set(Word::WriterActive, core.me().max(1));
         if durability == Durability::Immediate {
             core.lift(Word::LastImmediate, seq);
         }
         let mapped = durability == Durability::Eventual && seq - core.get(Word::LastImmediate).min(seq) > CALM;
         let done = core.append(batch, mapped).and_then(|()| self.apply_own(batch, seq, after, cleaning));
-        done.map_err(|e| self.in_doubt(seq, e))?;
+        core.proven(done).map_err(|e| self.in_doubt(seq, e))?;
         let wait = self.must_wait(durability);
         if !wait {
             core.lift(Word::Visible, seq);
@@ -159,6 +160,7 @@ impl Core {
                 self.retire_segment(pair[0], seq);
             }
         }
+        self.check_map()?;
         self.publish(seq, *ends);
         Ok(())
     }

@@ -84,6 +84,7 @@ impl Engine {
         if core.get(Word::WriterActive) != 0 {
             self.take_over()?;
         }
+        core.check_map()?;
         Ok(guard)
     }
 

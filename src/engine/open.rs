@@ -30,6 +30,7 @@ use crate::sys::disk::{Disk, FileDisk, PrivateDisk};
 use crate::sys::file::{self, FileSystem, Identity};
 use crate::sys::fork;
 use crate::sys::lock::{LockFile, Mode};
+use crate::sys::sigbus::Guard;
 
 /// What a store that is replayed in private memory may grow by, beyond its own size.
 const PRIVATE_SLACK: u64 = 1 << 30;
@@ -214,12 +215,15 @@ enum Role {
 }
 
 fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
-    attach_with(path, options, |role, file, geometry| match role {
-        Role::ReadsAlone => {
-            let slack = PRIVATE_SLACK + file.metadata()?.len() / 4;
-            Ok(Box::new(PrivateDisk::new(file, slack)?))
-        }
-        _ => Ok(Box::new(FileDisk::new(file, !options.read_only, geometry.extent, options.reserve)?)),
+    attach_with(path, options, |role, file, geometry| {
+        let guard = options.guard_sigbus.then(|| Guard::new(&file)).transpose()?;
+        Ok(match role {
+            Role::ReadsAlone => {
+                let slack = PRIVATE_SLACK + file.metadata()?.len() / 4;
+                Box::new(PrivateDisk::new(file, slack, guard)?)
+            }
+            _ => Box::new(FileDisk::new(file, !options.read_only, geometry.extent, options.reserve, guard)?),
+        })
     })
 }
 
@@ -257,7 +261,8 @@ fn attach_with(
         writable: write,
         volatile_fs,
     };
-    core.set_up(role, &header, options)?;
+    let ready = core.set_up(role, &header, options);
+    core.settled(ready)?;
     let settings = Settings {
         checkpoint_bytes: options.checkpoint_bytes,
         lock_timeout: options.lock_timeout,
@@ -329,6 +334,8 @@ impl Core {
         let io = |e| self.io("lock", None, e);
         match role {
             Role::First => {
+                // Alone: the file has what it had a moment ago.
+                self.map.set_len(self.map.len()).map_err(io)?;
                 let older = self.locks.conflict(bytes::GENERATION, header.generation.get()).map_err(io)?;
                 self.recover(header, older.is_some())?;
                 if let Err(e) = self.ensure_free(Kind::Log, 0, Claim::Put) {
@@ -359,6 +366,9 @@ impl Core {
             let what = "open in processes of another version of slotdb".to_string();
             return Err(Error::Unsupported { path: self.path.clone(), what });
         }
+        // From here on the file has these extents; it may be longer while somebody adds to it.
+        let len = self.position_of(self.extents()).min(self.map.len());
+        self.map.set_len(len).map_err(|e| self.io("map", None, e))?;
         self.check_poison()
     }
 }
@@ -386,6 +396,6 @@ impl Engine {
             }
         }
         core.leave_process();
-        done
+        core.proven(done)
     }
 }

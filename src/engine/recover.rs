@@ -108,7 +108,8 @@ impl Core {
             seq += 1;
             batches.push(batch);
         }
-        Ok(Found { blob, batches, seq, ends })
+        // A lost page would end the log too early.
+        self.proven(Ok(Found { blob, batches, seq, ends }))
     }
 
     /// Nothing is written before the header that was taken is durable in both slots. Two equal slots are: B is

@@ -18,6 +18,8 @@ impl Engine {
             let mut after = crate::control::Ends { tail: found.tail, chain: found.chain, log_total, ..ends };
             core.apply(applied + 1, core.hashed(&found.records), &found.segments, &mut after)?;
         }
+        // A lost page makes no batch whole: whoever can read it decides.
+        core.check_map()?;
         core.set(Word::WriterActive, 0);
         Ok(())
     }

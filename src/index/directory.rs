@@ -47,6 +47,7 @@ impl Core {
             if entry.depth() <= root.depth() {
                 return Ok(entry);
             }
+            self.check_map()?;
         }
     }
 
@@ -61,6 +62,8 @@ impl Core {
 
     /// Points all entries of a suffix to new pages.
     pub fn point(&self, intent: Intent) -> Result<()> {
+        // The new pages were filled from old ones, which must have been there.
+        self.check_map()?;
         let one_store = intent.b.is_none() && self.root().depth() == intent.depth;
         if one_store {
             return self.finish(intent);
@@ -112,6 +115,7 @@ impl Core {
             let entry = self.entry_cell(root, n)?.load(Ordering::Relaxed);
             self.entry_cell(root, entries + n)?.store(entry, Ordering::Relaxed);
         }
+        self.check_map()?;
         self.set(Word::Root, Root::new(root.position(), root.depth() + 1).raw());
         Ok(())
     }
@@ -147,6 +151,7 @@ impl Core {
             let entry = self.entry_cell(old, n)?.load(Ordering::Relaxed);
             self.entry_cell(new, n)?.store(entry, Ordering::Relaxed);
         }
+        self.check_map()?;
         self.set(Word::Root, new.raw());
         self.set(Word::DirectoryRoom, room);
         // Readers may walk the old one; no checkpoint names it.

@@ -72,6 +72,8 @@ impl Core {
                     if page.count() < limit || entry.depth() >= MAX_DEPTH && !page.is_full() {
                         // Counted before it can be found: a death in between counts too much, never too little.
                         self.add_live_at(record.position, record.header.len())?;
+                        // A lost record has no key: this one may be there.
+                        self.check_map()?;
                         if page.insert(tag(hash), pointer) {
                             return Ok(());
                         }

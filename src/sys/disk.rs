@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::file;
 use super::map::Map;
+use super::sigbus::Guard;
 
 /// A store's file. Positions and lengths are bytes in it.
 pub trait Disk: Send + Sync {
@@ -48,8 +49,14 @@ pub struct FileDisk {
 
 impl FileDisk {
     /// Maps `file`; the arguments are those of [`Map::shared`].
-    pub fn new(file: File, writable: bool, writable_from: u64, reserve: u64) -> io::Result<FileDisk> {
-        let map = Arc::new(Map::shared(&file, writable, writable_from, reserve)?);
+    pub fn new(
+        file: File,
+        writable: bool,
+        writable_from: u64,
+        reserve: u64,
+        guard: Option<Guard>,
+    ) -> io::Result<FileDisk> {
+        let map = Arc::new(Map::shared(&file, writable, writable_from, reserve, guard)?);
         Ok(FileDisk { file, map })
     }
 }
@@ -75,6 +82,10 @@ impl Disk for FileDisk {
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
         let before = self.len()?;
         let end = end(pos, len)?;
+        if self.map.measure().is_some() {
+            // Growth would hide that the file was cut.
+            return Err(Errno::IO.into());
+        }
         file::allocate(&self.file, pos, len)?;
         self.map.set_len(end.max(before)).inspect_err(|_| {
             // The error that is passed on says why; space that cannot be given back is only wasted.
@@ -104,8 +115,8 @@ pub struct PrivateDisk {
 
 impl PrivateDisk {
     /// Maps `file` with room to grow by `slack` bytes. It must not change while the disk is in use.
-    pub fn new(file: File, slack: u64) -> io::Result<PrivateDisk> {
-        Ok(PrivateDisk { map: Arc::new(Map::private(&file, slack)?) })
+    pub fn new(file: File, slack: u64, guard: Option<Guard>) -> io::Result<PrivateDisk> {
+        Ok(PrivateDisk { map: Arc::new(Map::private(&file, slack, guard)?) })
     }
 }
 
@@ -151,7 +162,7 @@ mod tests {
 
     fn shared(path: &std::path::Path) -> io::Result<FileDisk> {
         let file = File::options().read(true).write(true).open(path)?;
-        FileDisk::new(file, true, EXTENT, 0)
+        FileDisk::new(file, true, EXTENT, 0, None)
     }
 
     fn exercise(disk: &dyn Disk) -> io::Result<()> {
@@ -174,7 +185,7 @@ mod tests {
     fn shared_and_private_behave_alike() -> io::Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         file.as_file().set_len(2 * EXTENT)?;
-        exercise(&PrivateDisk::new(file.reopen()?, 16 * EXTENT)?)?;
+        exercise(&PrivateDisk::new(file.reopen()?, 16 * EXTENT, None)?)?;
         assert_eq!(file.as_file().metadata()?.len(), 2 * EXTENT);
         exercise(&shared(file.path())?)
     }
@@ -203,7 +214,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new()?;
         let content = vec![7; 3 * 4096 + 5];
         std::fs::write(file.path(), &content)?;
-        let disk = PrivateDisk::new(File::open(file.path())?, EXTENT)?;
+        let disk = PrivateDisk::new(File::open(file.path())?, EXTENT, None)?;
         disk.allocate(content.len() as u64, EXTENT)?;
         disk.write(0, &[9; 20_000])?;
         assert!(disk.map().store(0, b"abc"));
@@ -238,7 +249,7 @@ mod tests {
     fn a_read_only_disk_errs_on_changes() -> io::Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         file.as_file().set_len(EXTENT)?;
-        let disk = FileDisk::new(File::open(file.path())?, false, EXTENT, 0)?;
+        let disk = FileDisk::new(File::open(file.path())?, false, EXTENT, 0, None)?;
         assert!(disk.write(0, b"abc").is_err());
         assert!(disk.allocate(EXTENT, EXTENT).is_err());
         assert_eq!((disk.len()?, disk.map().len()), (EXTENT, EXTENT));

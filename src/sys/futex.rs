@@ -77,8 +77,8 @@ mod tests {
     fn a_change_wakes_across_mappings() -> std::io::Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         file.as_file().set_len(4096)?;
-        let ours = Map::shared(file.as_file(), true, 0, 0)?;
-        let theirs = Map::shared(&File::open(file.path())?, false, 0, 0)?;
+        let ours = Map::shared(file.as_file(), true, 0, 0, None)?;
+        let theirs = Map::shared(&File::open(file.path())?, false, 0, 0, None)?;
         for wake in [wake_one, wake_all] {
             let [cell] = ours.words(8).expect("in the file");
             let [seen] = theirs.words(8).expect("in the file");

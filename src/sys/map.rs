@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mm::MsyncFlags;
 
 use super::atomic;
+use super::sigbus::Guard;
 use super::view::Views;
 
 /// The file in memory.
@@ -32,6 +33,10 @@ pub struct Map {
     writable: bool,
     /// What is mapped; None if private, where length and file have nothing to do with each other.
     file: Option<File>,
+    /// Who notes pages that could not be read.
+    guard: Option<Guard>,
+    /// Bytes that the file must have, for the guard; 0: nobody has said so yet.
+    watched: AtomicU64,
     views: Mutex<Views>,
 }
 
@@ -41,29 +46,42 @@ impl Map {
     /// Reserves `reserve` bytes of address space for each view, and less where the system refuses that.
     /// If `writable`, positions from `writable_from` on (page aligned) can be stored to, and `file` must
     /// be open for writing. `file` is duplicated, so it must be one that never carries locks.
-    pub fn shared(file: &File, writable: bool, writable_from: u64, reserve: u64) -> io::Result<Map> {
+    /// With a guard, pages that cannot be read kill nobody: see [`Map::lost`]. It begins to look at the file's length
+    /// with the first [`Map::set_len`].
+    pub fn shared(
+        file: &File,
+        writable: bool,
+        writable_from: u64,
+        reserve: u64,
+        guard: Option<Guard>,
+    ) -> io::Result<Map> {
         let cells_from = if writable { writable_from } else { 0 };
         if !cells_from.is_multiple_of(rustix::param::page_size() as u64) {
             return Err(Errno::INVAL.into());
         }
         let len = file.metadata()?.len();
         let file = file.try_clone()?;
-        let views = Views::shared(&file, writable.then_some(cells_from), len.max(cells_from + 1), reserve)?;
-        Ok(Map::new(len, cells_from, writable, Some(file), views))
+        let least = len.max(cells_from + 1);
+        let views = Views::shared(&file, writable.then_some(cells_from), least, reserve, guard.as_ref())?;
+        Ok(Map::new(len, cells_from, writable, Some(file), guard, views))
     }
 
     /// Maps a copy of `file` that is written to in memory only, with room for `slack` more bytes.
     ///
     /// The file must not change meanwhile: pages that were not written to here still show it.
-    pub fn private(file: &File, slack: u64) -> io::Result<Map> {
+    pub fn private(file: &File, slack: u64, guard: Option<Guard>) -> io::Result<Map> {
         let len = file.metadata()?.len();
-        let views = Views::private(file, len, slack)?;
-        Ok(Map::new(len, 0, true, None, views))
+        let views = Views::private(file, len, slack, guard.as_ref())?;
+        let mut map = Map::new(len, 0, true, None, guard, views);
+        *map.watched.get_mut() = len;
+        Ok(map)
     }
 
-    fn new(len: u64, cells_from: u64, writable: bool, file: Option<File>, views: Views) -> Map {
+    fn new(len: u64, cells_from: u64, writable: bool, file: Option<File>, guard: Option<Guard>, views: Views) -> Map {
         Map {
             file,
+            guard,
+            watched: AtomicU64::new(0),
             len: AtomicU64::new(len),
             read: AtomicPtr::new(views.read_base()),
             cells: AtomicPtr::new(views.cells_base()),
@@ -87,6 +105,7 @@ impl Map {
     /// Never lowers the length, so threads that learn of growth in different order do no harm.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         if len <= self.len() {
+            self.watch(len);
             return Ok(());
         }
         if let Some(file) = &self.file
@@ -100,13 +119,88 @@ impl Map {
         }
         // Release: pairs with the Acquire in `len`; who sees the length sees views that cover it.
         self.len.fetch_max(len, Ordering::Release);
+        self.watch(len);
         Ok(())
+    }
+
+    fn watch(&self, len: u64) {
+        if self.file.is_some() {
+            // Release: pairs with the Acquire in `lost`; who sees the length sees views that cover it.
+            self.watched.fetch_max(len, Ordering::Release);
+        }
+    }
+
+    /// Position of the first page that could not be read since the file was mapped: what was read may be zeros, and
+    /// what was stored may be gone. Always none without a guard.
+    ///
+    /// A file that became shorter is noticed too if its last page is gone, whatever was read: nobody else tells of the
+    /// zeros between the cut and the end of its page.
+    pub fn lost(&self) -> Option<u64> {
+        let guard = self.guard.as_ref()?;
+        // Acquire: pairs with the Release in `watch`.
+        let end = self.watched.load(Ordering::Acquire);
+        if end > 0 {
+            // Acquire: pairs with the Release in `cover`.
+            let last = self.read.load(Ordering::Acquire).wrapping_add(end as usize - 1);
+            // SAFETY: below the length, so in bounds of the view, as in `bytes`. Nothing is done with the value, which
+            // others may change; if there is none, the guard notes it.
+            unsafe { last.read_volatile() };
+        }
+        guard.lost()
+    }
+
+    /// Whether there is a guard.
+    #[inline]
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// As [`Map::lost`], and looks at the length of the file. Costs a system call, with a guard.
+    pub fn measure(&self) -> Option<u64> {
+        let guard = self.guard.as_ref()?;
+        match guard.file_len() {
+            Ok(len) if len >= self.expected_len() => {}
+            Ok(len) => guard.note(len),
+            Err(_) => guard.note(0),
+        }
+        self.lost()
+    }
+
+    /// Makes the page at `pos` one that cannot be read, in this map only: for tests, as a disk does that fails.
+    #[cfg(feature = "faults")]
+    pub fn lose(&self, pos: u64) -> io::Result<()> {
+        use rustix::mm::{MapFlags, ProtFlags};
+        let nothing = tempfile::tempfile()?;
+        let page = rustix::param::page_size();
+        let views = [(&self.read, ProtFlags::READ), (&self.cells, ProtFlags::READ | ProtFlags::WRITE)];
+        for (view, access) in views {
+            if !self.has(pos, page as u64) || std::ptr::eq(view, &raw const self.cells) && pos < self.cells_from {
+                continue;
+            }
+            // Acquire: pairs with the Release in `cover`.
+            let at = view.load(Ordering::Acquire).wrapping_add((pos - pos % page as u64) as usize);
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
+            // SAFETY: a page of the view, as in `bytes`. Behind the end of an empty file there is nothing to read.
+            unsafe { rustix::mm::mmap(at.cast(), page, access, flags, &nothing, 0) }?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the guard knows the file must have.
+    pub fn expected_len(&self) -> u64 {
+        // Acquire: as in `lost`.
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Bytes that the guarded file has now.
+    pub fn found_len(&self) -> Option<u64> {
+        self.guard.as_ref()?.file_len().ok()
     }
 
     #[cold]
     fn cover(&self, len: u64) -> io::Result<()> {
         let mut views = self.views.lock();
-        views.grow(self.file.as_ref().ok_or(Errno::NOMEM)?, len)?;
+        views.grow(self.file.as_ref().ok_or(Errno::NOMEM)?, len, self.guard.as_ref())?;
         // Release, all three: pair with the Acquire loads in `set_len`, `sync` and the windows.
         self.read.store(views.read_base(), Ordering::Release);
         self.cells.store(views.cells_base(), Ordering::Release);
@@ -247,7 +341,7 @@ mod tests {
     #[test]
     fn outgrows_its_reservation_under_borrows() -> io::Result<()> {
         let file = file(MIB)?;
-        let map = Map::shared(&file, true, PAGE, 0)?;
+        let map = Map::shared(&file, true, PAGE, 0, None)?;
         assert_eq!(map.reserved(), 2 * MIB);
         file.write_all_at(b"log", PAGE + 100)?;
         let log = map.bytes(PAGE + 100, 3).expect("in the file");
@@ -273,7 +367,7 @@ mod tests {
     #[test]
     fn grows_far_without_moving_while_reserved() -> io::Result<()> {
         let file = file(MIB)?;
-        let map = Map::shared(&file, true, PAGE, 1 << 30)?;
+        let map = Map::shared(&file, true, PAGE, 1 << 30, None)?;
         let address = map.read.load(Ordering::Relaxed);
         file.set_len(1 << 30)?;
         map.set_len(1 << 30)?;
@@ -283,7 +377,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_out_of_range() -> io::Result<()> {
-        let map = Map::shared(&file(2 * PAGE)?, true, PAGE, 0)?;
+        let map = Map::shared(&file(2 * PAGE)?, true, PAGE, 0, None)?;
         let len = 2 * PAGE;
         assert!(map.bytes(0, len).is_some() && map.bytes(len, 0).is_some());
         assert!(map.words::<8>(PAGE).is_some() && map.words::<1>(len - 8).is_some());
@@ -299,14 +393,14 @@ mod tests {
         }
         assert!(map.sync(map.reserved(), 1).is_err() && map.sync(1, u64::MAX).is_err());
         assert!(map.sync(u64::MAX, 0).is_ok() && map.sync(len - 1, 1).is_ok());
-        assert!(Map::shared(&file(PAGE)?, true, 512, 0).is_err(), "the header would be writable");
-        assert!(Map::shared(&file(PAGE)?, false, 512, 0).is_ok());
+        assert!(Map::shared(&file(PAGE)?, true, 512, 0, None).is_err(), "the header would be writable");
+        assert!(Map::shared(&file(PAGE)?, false, 512, 0, None).is_ok());
         Ok(())
     }
 
     #[test]
     fn refuses_a_length_that_the_file_has_not() -> io::Result<()> {
-        let map = Map::shared(&file(PAGE)?, true, 0, 0)?;
+        let map = Map::shared(&file(PAGE)?, true, 0, 0, None)?;
         let error = map.set_len(2 * PAGE).expect_err("file too short");
         assert_eq!((error.kind(), map.len()), (io::ErrorKind::UnexpectedEof, PAGE));
         map.set_len(1)?;
@@ -318,8 +412,8 @@ mod tests {
     fn maps_share_cells_and_readers_cannot_store() -> io::Result<()> {
         let path = tempfile::NamedTempFile::new()?;
         path.as_file().set_len(2 * PAGE)?;
-        let writer = Map::shared(path.as_file(), true, PAGE, 0)?;
-        let reader = Map::shared(&File::open(path.path())?, false, PAGE, 0)?;
+        let writer = Map::shared(path.as_file(), true, PAGE, 0, None)?;
+        let reader = Map::shared(&File::open(path.path())?, false, PAGE, 0, None)?;
         let [cell] = writer.words(PAGE + 8).expect("in the file");
         cell.store(7, Ordering::Release);
         let [seen] = reader.words(PAGE + 8).expect("in the file");

@@ -1,4 +1,4 @@
-//! The room of the system: memory maps, files, locks, futexes and forks. All unsafe code is here.
+//! The room of the system: memory maps, files, locks, futexes, forks and one signal. All unsafe code is here.
 //!
 //! Two windows lead out of it: shared cells as atomics ([`map::Map::words`]) and bytes that no longer
 //! change ([`map::Map::bytes`]). Everything above sees a store's file through [`disk::Disk`].
@@ -11,6 +11,7 @@ pub mod futex;
 pub mod host;
 pub mod lock;
 pub mod map;
+pub mod sigbus;
 mod view;
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]

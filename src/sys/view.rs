@@ -7,6 +7,8 @@ use memmap2::{MmapOptions, MmapRaw, RemapOptions};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::sigbus::{Guard, Watch};
+
 /// Mappings end at multiples of this: the size of a huge page.
 const GRAIN: u64 = 2 << 20;
 
@@ -24,12 +26,18 @@ pub(super) struct Views {
 impl Views {
     /// Views of `reserve` bytes of `file`, or of what the system grants, but not fewer than `least`.
     /// The second one begins at `cells_from` and is writable.
-    pub(super) fn shared(file: &File, cells_from: Option<u64>, least: u64, reserve: u64) -> io::Result<Views> {
+    pub(super) fn shared(
+        file: &File,
+        cells_from: Option<u64>,
+        least: u64,
+        reserve: u64,
+        guard: Option<&Guard>,
+    ) -> io::Result<Views> {
         let least = round_up(least)?;
         let want = round_up(reserve.min(MOST))?.max(least);
         let views = |size| {
             let mut views = Views { read: View::new(0, false), cells: cells_from.map(|from| View::new(from, true)) };
-            views.cover(file, size).map(|()| views)
+            views.cover(file, size, guard).map(|()| views)
         };
         let mut size = want;
         loop {
@@ -46,7 +54,7 @@ impl Views {
     }
 
     /// One view of private memory that begins with the `len` bytes of `file` and has `slack` more.
-    pub(super) fn private(file: &File, len: u64, slack: u64) -> io::Result<Views> {
+    pub(super) fn private(file: &File, len: u64, slack: u64, guard: Option<&Guard>) -> io::Result<Views> {
         let size = round_up(round_up(len.max(1))?.saturating_add(slack))?;
         let memory = MmapRaw::from(MmapOptions::new().len(size as usize).no_reserve_swap().map_anon()?);
         if len > 0 {
@@ -62,17 +70,18 @@ impl Views {
                 )
             }?;
         }
+        let memory = Mapping::new(memory, 0, true, guard)?;
         Ok(Views { read: View { from: 0, writable: true, maps: vec![memory] }, cells: None })
     }
 
     /// Extends both views to `len` bytes at least; what they covered before stays where it is.
-    pub(super) fn grow(&mut self, file: &File, len: u64) -> io::Result<()> {
+    pub(super) fn grow(&mut self, file: &File, len: u64, guard: Option<&Guard>) -> io::Result<()> {
         if len <= self.end() {
             return Ok(());
         }
         let least = round_up(len)?;
         let mut size = least.max(self.end().saturating_mul(2).min(MOST));
-        while let Err(error) = self.cover(file, size) {
+        while let Err(error) = self.cover(file, size, guard) {
             if !refused(&error) || size <= least {
                 return Err(error);
             }
@@ -100,12 +109,37 @@ impl Views {
         self.cells.as_ref().unwrap_or(&self.read)
     }
 
-    fn cover(&mut self, file: &File, end: u64) -> io::Result<()> {
-        self.read.cover(file, end)?;
+    fn cover(&mut self, file: &File, end: u64, guard: Option<&Guard>) -> io::Result<()> {
+        self.read.cover(file, end, guard)?;
         match &mut self.cells {
-            Some(cells) => cells.cover(file, end),
+            Some(cells) => cells.cover(file, end, guard),
             None => Ok(()),
         }
+    }
+}
+
+/// Memory, and the watch over it, which ends first.
+#[derive(Debug)]
+struct Mapping {
+    watch: Option<Watch>,
+    memory: MmapRaw,
+}
+
+impl Mapping {
+    fn new(memory: MmapRaw, from: u64, writable: bool, guard: Option<&Guard>) -> io::Result<Mapping> {
+        let watch = guard.map(|guard| guard.watch(memory.as_mut_ptr(), memory.len(), from, writable)).transpose()?;
+        Ok(Mapping { watch, memory })
+    }
+
+    /// Whether it could be made longer where it is.
+    fn grow(&mut self, len: usize) -> bool {
+        // SAFETY: without `may_move` the mapping stays where it is and only becomes longer; what is beyond the end of
+        // the file is not touched before `set_len` says that it is there.
+        let done = unsafe { self.memory.remap(len, RemapOptions::new()) }.is_ok();
+        if let Some(watch) = self.watch.as_ref().filter(|_| done) {
+            watch.grow(len);
+        }
+        done
     }
 }
 
@@ -115,7 +149,7 @@ struct View {
     from: u64,
     writable: bool,
     /// The last one covers most and is used; earlier ones may still be borrowed from.
-    maps: Vec<MmapRaw>,
+    maps: Vec<Mapping>,
 }
 
 impl View {
@@ -124,29 +158,26 @@ impl View {
     }
 
     fn end(&self) -> u64 {
-        self.maps.last().map_or(0, |map| self.from + map.len() as u64)
+        self.maps.last().map_or(0, |map| self.from + map.memory.len() as u64)
     }
 
     fn base(&self) -> *mut u8 {
-        self.maps.last().map_or(std::ptr::null_mut(), |map| map.as_mut_ptr().wrapping_sub(self.from as usize))
+        let start = |map: &Mapping| map.memory.as_mut_ptr().wrapping_sub(self.from as usize);
+        self.maps.last().map_or(std::ptr::null_mut(), start)
     }
 
-    fn cover(&mut self, file: &File, end: u64) -> io::Result<()> {
+    fn cover(&mut self, file: &File, end: u64, guard: Option<&Guard>) -> io::Result<()> {
         if end <= self.end() {
             return Ok(());
         }
         let len = (end - self.from) as usize;
-        if let Some(last) = self.maps.last_mut() {
-            // SAFETY: without `may_move` the mapping stays where it is and only becomes longer; what is
-            // beyond the end of the file is not touched before `set_len` says that it is there.
-            if unsafe { last.remap(len, RemapOptions::new()) }.is_ok() {
-                return Ok(());
-            }
+        if self.maps.last_mut().is_some_and(|last| last.grow(len)) {
+            return Ok(());
         }
         let mut options = MmapOptions::new();
         options.offset(self.from).len(len).no_reserve_swap();
         let map = if self.writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
-        self.maps.push(map?);
+        self.maps.push(Mapping::new(map?, self.from, self.writable, guard)?);
         Ok(())
     }
 }
@@ -176,7 +207,7 @@ mod tests {
     #[test]
     fn settles_for_less_address_space() -> io::Result<()> {
         let file = file(MIB)?;
-        let map = Map::shared(&file, true, 65_536, u64::MAX)?;
+        let map = Map::shared(&file, true, 65_536, u64::MAX, None)?;
         assert!(map.reserved() < 1 << 46, "{}", map.reserved());
         assert!(map.reserved() > 1 << 34, "{}", map.reserved());
         Ok(())
@@ -186,15 +217,15 @@ mod tests {
     fn private_has_a_fixed_room() -> io::Result<()> {
         let file = file(4097)?;
         file.write_all_at(b"x", 4096)?;
-        let map = Map::private(&file, MIB)?;
+        let map = Map::private(&file, MIB, None)?;
         assert_eq!((map.len(), map.bytes(4096, 1)), (4097, Some(&b"x"[..])));
         assert!(map.store(0, b"header") && map.reserved() >= 3 * MIB);
         map.set_len(map.reserved())?;
         assert!(map.bytes(4097, map.reserved() - 4097).is_some_and(|rest| rest.iter().all(|&b| b == 0)));
         let error = map.set_len(map.reserved() + 1).expect_err("no more room");
         assert!(error.kind() == io::ErrorKind::OutOfMemory);
-        assert!(Map::private(&file, u64::MAX).is_err());
-        assert_eq!(Map::private(&tempfile::tempfile()?, 0)?.bytes(0, 1), None);
+        assert!(Map::private(&file, u64::MAX, None).is_err());
+        assert_eq!(Map::private(&tempfile::tempfile()?, 0, None)?.bytes(0, 1), None);
         Ok(())
     }
 }

@@ -19,18 +19,22 @@ impl<'db> ReadTxn<'db> {
         engine.check_fork()?;
         let pin = engine.core.pin()?;
         engine.core.date_pin(&pin);
-        Ok(ReadTxn { engine, pin })
+        engine.core.settled(Ok(ReadTxn { engine, pin }))
     }
 
     /// The value of a key, borrowed from the map for as long as the snapshot lives. Takes no lock and copies nothing.
     ///
     /// # Errors
-    /// `Corrupt` if the index or the record is damaged; `Poisoned`; `Forked`.
+    /// `Corrupt` if the index or the record is damaged; `Poisoned`; `Forked`. With `Options::guard_sigbus`, `Truncated`
+    /// or `Io` after a page was lost; a value that was borrowed before may read as zeros from then on, and another call
+    /// tells whether it does.
     pub fn get<'t>(&'t self, key: &[u8]) -> Result<Option<&'t [u8]>> {
         self.engine.check_fork()?;
         let core = &self.engine.core;
         let hash = hash_key(key, core.geometry.seed);
-        Ok(core.find_at(hash, key, self.pin.seq)?.map(|record| record.value()))
+        let found = core.find_at(hash, key, self.pin.seq).map_err(|e| core.cause(e))?;
+        core.check_map()?;
+        Ok(found.map(|record| record.value()))
     }
 
     /// All pairs, in no particular order, each key once.

@@ -62,7 +62,8 @@ impl<'t> Iterator for Iter<'t> {
     type Item = Result<(&'t [u8], &'t [u8])>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.step().transpose();
+        let step = self.step();
+        let item = self.core.settled(step).transpose();
         if let Some(Err(_)) = item {
             // Nothing after an error: the rest of the page may be as damaged.
             (self.cursor, self.slots) = (None, Vec::new().into_iter());

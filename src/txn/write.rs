@@ -31,7 +31,7 @@ impl<'db> WriteTxn<'db> {
         if let Some(entry) = self.writer.batch().find(hash, key) {
             return Ok((entry.kind == Kind::Put).then(|| self.writer.batch().value(entry)));
         }
-        let newest = self.engine.core.find(hash, key)?;
+        let newest = self.newest(hash, key)?;
         Ok(newest.filter(|record| !record.is_tombstone()).map(|record| record.value()))
     }
 
@@ -114,6 +114,6 @@ impl<'db> WriteTxn<'db> {
     }
 
     fn newest(&self, hash: u64, key: &[u8]) -> Result<Option<Record<'_>>> {
-        self.engine.core.find(hash, key)
+        self.engine.core.settled(self.engine.core.find(hash, key))
     }
 }

@@ -28,6 +28,7 @@ fn flag(options: &mut Options, word: &str) {
         "create_new" => options.create_new(true),
         "ro" => options.read_only(true),
         "eventual" => options.durability(Durability::Eventual),
+        "guard" => options.guard_sigbus(true),
         "each" => options.writer_lock(WriterLock::EachCommit),
         _ => panic!("no such option: {word}"),
     };

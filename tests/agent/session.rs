@@ -77,6 +77,7 @@ impl<'db> Session<'db> {
             ["snapshot", order, name, ref key @ ..] => self.snapshot(order, name, key)?,
             ["scan"] => digest(&self.db.begin_read()?)?,
             ["len"] => self.db.len()?.to_string(),
+            ["lose", position] => self.db.lose_page(number(position)).map(ok).expect("a page of the file"),
             ["checkpoint"] => self.db.checkpoint().map(ok)?,
             ["sync"] => self.db.sync().map(ok)?,
             ["check"] => self.check()?,

@@ -128,6 +128,23 @@ fn at_its_greatest_size_a_store_stays_usable() {
 }
 
 #[test]
+fn a_refused_transaction_gives_its_space_back() {
+    let dir = fast_dir();
+    let db = small().max_size(4 * MIB).open(dir.path().join("store")).unwrap();
+    let refuse = || {
+        let mut txn = db.begin_write().unwrap();
+        // There is room for the records, and none for the index pages that they may need.
+        (0..30_000).for_each(|n| txn.put(&key(n), b"").unwrap());
+        let error = txn.commit().unwrap_err();
+        assert!(matches!(error, Error::MaxSize { .. }), "{error}");
+        db.stats().unwrap().log_bytes
+    };
+    let before = db.stats().unwrap().log_bytes;
+    (0..3).for_each(|_| assert_eq!(refuse(), before));
+    assert_eq!(db.check(true).unwrap(), []);
+}
+
+#[test]
 fn on_a_full_disk_a_store_stays_usable() {
     let Some(disk) = Disk::mount() else {
         eprintln!("no small disk without root; `at_the_limit_of_file_sizes` does the same");

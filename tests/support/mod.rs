@@ -208,8 +208,14 @@ impl Agent {
     /// The process has killed itself at an armed step.
     #[track_caller]
     pub fn was_killed(&mut self) {
+        self.died_of(libc::SIGKILL);
+    }
+
+    /// The process was ended by this signal.
+    #[track_caller]
+    pub fn died_of(&mut self, signal: i32) {
         let status = self.child.wait().expect("our own child");
-        assert_eq!(status.signal(), Some(libc::SIGKILL), "{}: {status}", self.name);
+        assert_eq!(status.signal(), Some(signal), "{}: {status}", self.name);
     }
 }
 

@@ -25,6 +25,13 @@ pub struct StoreArgs {
     timeout: Option<Duration>,
 }
 
+/// How every verb opens a store: a file that is cut short under it is an error and not a death.
+pub fn guarded() -> Options {
+    let mut options = Options::new();
+    options.guard_sigbus(true);
+    options
+}
+
 /// Whether a writing verb may make the store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
@@ -34,7 +41,7 @@ pub enum Missing {
 
 impl StoreArgs {
     pub fn options(&self) -> Options {
-        let mut options = Options::new();
+        let mut options = guarded();
         if let Some(timeout) = self.timeout {
             options.lock_timeout(timeout);
         }

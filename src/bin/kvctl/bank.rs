@@ -43,7 +43,7 @@ impl Bank {
     }
 
     pub fn options(self) -> Options {
-        let mut options = Options::new();
+        let mut options = crate::args::guarded();
         if self.manner == Manner::Harsh {
             options.checkpoint_bytes(CHECKPOINT);
         }

@@ -12,9 +12,9 @@ use anyhow::{Context, ensure};
 use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use serde::Serialize;
-use slotdb::Db;
 
 use crate::agent::{Job, Role};
+use crate::args::guarded;
 use crate::bank::{Bank, Dice, Manner};
 use crate::console::{self, Console};
 use crate::crew::{self, Agent};
@@ -59,7 +59,7 @@ pub fn demo(request: &DemoRequest, console: &mut Console) -> anyhow::Result<Outc
     show.run(&Job { bank, store: store.clone() }, Duration::from_secs(request.seconds), &interrupted, console)?;
     show.ledger.verify(&db, "before reopening");
     db.close()?;
-    let db = Db::open(&store)?;
+    let db = guarded().open(&store)?;
     show.ledger.verify(&db, "after reopening");
     db.close()?;
 
