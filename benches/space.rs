@@ -120,7 +120,7 @@ impl Run {
     fn step(&mut self, begin: Instant) {
         self.worst = self.worst.max(begin.elapsed().as_secs_f64());
         self.done += 1;
-        if self.done % self.every == 0 {
+        if self.done.is_multiple_of(self.every) {
             self.sample();
         }
     }
