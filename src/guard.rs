@@ -61,9 +61,11 @@ impl Core {
         }
     }
 
-    /// An entry of a table that has lost its place. The error follows when the operation is settled.
+    /// An entry of a table that has lost its place. The error follows when the operation is settled. If no page was
+    /// seen to be lost, the file was cut and made longer again in between.
     #[cold]
     pub fn nowhere<const N: usize>(&self) -> &[AtomicU64; N] {
+        self.map.give_up();
         assert!(self.check_map().is_err(), "the tables are as long as the file");
         NOWHERE.first_chunk().expect("no entry has more words")
     }

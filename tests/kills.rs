@@ -153,32 +153,6 @@ fn a_batch_that_makes_the_file_grow() {
 }
 
 #[test]
-fn a_batch_that_makes_the_extent_table_grow() {
-    const EXTENT: u64 = 65536;
-    // The table has room for so many extents before it needs its next chunk.
-    const ROOM: u64 = 4096 * EXTENT;
-    let act = "batch immediate k2=x g=~3000000.1 -k3";
-    let mut scenario = scenario(&["fill k 0 40 100"], &[], act);
-    scenario.unclean = true;
-    scenario.after = orders(&["batch h=~3000000.2", "put i ~3000000.3", "fill j 0 20 200000"]);
-    let stage = scenario.prepare_with(|scenario, maker| {
-        // What is deleted cannot be reused before the next checkpoint.
-        let take_up = |extents: u64| [format!("put big ^{}", extents * EXTENT), "delete big".to_string()];
-        let [put, delete] = take_up(3500);
-        [put.as_str(), "checkpoint", &delete].into_iter().for_each(|order| maker.tell(order));
-        // Recovery makes the file grow; the act must not find room in that.
-        let free = maker.trial().stat("free_bytes") / EXTENT;
-        scenario.before = take_up(free - 12).to_vec();
-        let mut trial = maker.trial();
-        scenario.before.iter().for_each(|order| drop(trial.well(order)));
-        assert!(trial.stat("file_bytes") < ROOM, "one chunk is enough before");
-        trial.well(act);
-        assert!(trial.stat("file_bytes") > ROOM, "two are needed after");
-    });
-    stage.play_some(&Company::ALL, 20);
-}
-
-#[test]
 fn a_checkpoint_after_splits_and_deletes() {
     let before = ["fill k 100 900 20", "batch -k1 -k2 -k150", "put big ~200000.1", "checkpoint", "fill k 300 700 30"];
     let mut scenario = scenario(&["fill k 0 200 100"], &before, "checkpoint");

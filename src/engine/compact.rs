@@ -51,6 +51,7 @@ impl Engine {
         for _ in 0..PASSES {
             let goal = core.goal();
             let thrift = Thrift { fill: DENSE, cutoff: core.position_of(goal), tombstones: true };
+            self.leave_tail(goal)?;
             let index = self.shrink_index(thrift);
             let cleaned = self.clean_all(goal, go_on);
             let passed = index.and(cleaned);
@@ -59,7 +60,7 @@ impl Engine {
                 self.checkpoint()?;
             }
             // What was retired is past for whoever begins to read after this.
-            self.commit_nothing()?;
+            self.commit_nothing(false)?;
             self.checkpoint()?;
             match passed {
                 Ok(true) => full = None,
@@ -95,9 +96,6 @@ impl Engine {
                 if batch.is_empty() {
                     batch.push_nothing();
                 }
-                if core.extent_of(ends.tail) >= cutoff {
-                    batch.leave_segment();
-                }
                 self.commit_moved(batch, Some(cleaning))?;
             }
             self.checkpoint_if_due()?;
@@ -105,11 +103,22 @@ impl Engine {
         Ok(true)
     }
 
+    /// Goes on in a segment in front if the one at the tail, which is no victim, is a long one or far behind.
+    fn leave_tail(&self, goal: u64) -> Result<()> {
+        let core = &self.core;
+        let head = core.head_of(core.ends().1.tail)?;
+        let leave = core.extent(head).run() > 1 || head >= goal && core.has_room_before(goal);
+        if leave { self.commit_nothing(true) } else { Ok(()) }
+    }
+
     /// A commit of nothing, so that there is a seq after all that was retired.
-    fn commit_nothing(&self) -> Result<()> {
+    fn commit_nothing(&self, in_new_segment: bool) -> Result<()> {
         let mut writer = self.lock_writer()?;
         let batch = writer.batch_mut();
         batch.push_nothing();
+        if in_new_segment {
+            batch.leave_segment();
+        }
         self.commit_moved(batch, None).map(|_| ())
     }
 
@@ -158,13 +167,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Cuts off what lies behind the last extent in use. The caller is alone on the store and about to leave it.
-    pub fn cut(&self) -> Result<()> {
+    /// Makes a checkpoint that does without what lies behind the last extent in use, if that is worth it: the length
+    /// that the file may be cut to. The caller is alone on the store and about to leave it.
+    pub fn cut(&self) -> Result<Option<u64>> {
         let core = &self.core;
         let readers = core.locks.conflict(bytes::READ_ONLY, 1).map_err(|e| core.io("lock query", None, e))?;
         let (before, end) = (core.extents(), core.end_in_use());
         if readers.is_some() || before - end < (before / 16).max(4) {
-            return Ok(());
+            return Ok(None);
         }
         core.set(Word::FreeHint, 0);
         core.set(Word::Extents, end);
@@ -177,10 +187,10 @@ impl Engine {
         if !matches!(cut, Ok(true)) {
             core.set(Word::Extents, before);
             core.recount();
-            return cut.map(|_| ());
+            return cut.map(|_| None);
         }
-        let len = core.position_of(end);
-        core.disk.truncate(len).map_err(|e| core.io("truncate", len, e))
+        // The checkpoint may have found it too short for its image.
+        Ok(Some(core.position_of(core.extents())))
     }
 }
 

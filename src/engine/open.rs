@@ -387,15 +387,19 @@ impl Engine {
             return Ok(());
         }
         let deadline = Deadline::new(CLOSE_WAIT);
-        let mut done = Ok(());
+        let mut cut = Ok(None);
         if wait_for_byte(core, bytes::OPEN, Mode::Exclusive, &deadline)? {
             let last = core.locks.try_byte(bytes::ATTACH, Mode::Exclusive).map_err(|e| core.io("lock", None, e))?;
             if last && core.check_poison().is_ok() {
                 let due = self.log_since_checkpoint() > CLOSE_LOG;
-                done = if due { self.checkpoint() } else { Ok(()) }.and_then(|()| self.cut());
+                cut = if due { self.checkpoint() } else { Ok(()) }.and_then(|()| self.cut());
             }
         }
         core.leave_process();
-        core.proven(done)
+        match core.proven(cut)? {
+            // The last thing: the map is longer than the file now.
+            Some(len) => core.disk.truncate(len).map_err(|e| core.io("truncate", len, e)),
+            None => Ok(()),
+        }
     }
 }

@@ -149,6 +149,13 @@ impl Map {
         guard.lost()
     }
 
+    /// Counts the first page as lost, if there is a guard: what stands in the file cannot be right.
+    pub fn give_up(&self) {
+        if let Some(guard) = &self.guard {
+            guard.note(0);
+        }
+    }
+
     /// Whether there is a guard.
     #[inline]
     pub fn is_guarded(&self) -> bool {

@@ -134,7 +134,7 @@ fn a_refused_transaction_gives_its_space_back() {
     let refuse = || {
         let mut txn = db.begin_write().unwrap();
         // There is room for the records, and none for the index pages that they may need.
-        (0..30_000).for_each(|n| txn.put(&key(n), b"").unwrap());
+        (0..62_000).for_each(|n| txn.put(&key(n), b"").unwrap());
         let error = txn.commit().unwrap_err();
         assert!(matches!(error, Error::MaxSize { .. }), "{error}");
         db.stats().unwrap().log_bytes
