@@ -1,4 +1,4 @@
-//! What a store takes on the disk while it is used: file size over time, throughput, bytes written to the device.
+//! What a store takes on the disk while it is used: file size over time, throughput, bytes written.
 //!
 //! `cargo bench --bench space -- [WORKLOAD...]`, all by default; `SLOTDB_N` keys (1,000,000), `SLOTDB_DIR` where. The
 //! charts go to `docs/space-*.svg`.
@@ -73,12 +73,11 @@ fn key(n: u64) -> [u8; KEY] {
     key
 }
 
-/// Sectors that the device below `dir` has written.
-fn sectors_written(dir: &Path) -> u64 {
-    let dev = std::fs::metadata(dir).map_or(0, |meta| meta.dev());
-    let (major, minor) = (dev >> 8 & 0xfff, dev & 0xff | dev >> 12 & 0xfff00);
-    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
-    stat.split_whitespace().nth(6).and_then(|n| n.parse().ok()).unwrap_or(0)
+/// Bytes that this process has had written to disks, as the kernel accounts them: others on the same disk do not count.
+fn bytes_written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// One measurement: operations so far, bytes of file, of disk, live keys and values, live size, seconds.
@@ -184,10 +183,10 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
         value: [0; VALUE],
     };
     run.sample();
-    let before = sectors_written(dir);
+    let before = bytes_written();
     play(name, &mut run, n);
     run.db.sync().expect("a sync");
-    let written = (sectors_written(dir) - before) * 512;
+    let written = bytes_written() - before;
     let end = *run.samples.last().expect("a sample");
     let most = run.samples.iter().map(|s| s.file).max().unwrap_or(0);
     let total = run.done as f64;
@@ -199,7 +198,7 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
     let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
     println!(
         "{name:18} {:>9} ops  file {:.0} MB (most {:.0}), disk {:.0} MB  = {:.2} x live size, {:.2} x keys and values; \
-         last tenth {:.2} x second tenth; device {:.2} x bytes put; {:.2} us an op, worst {:.1} ms",
+         last tenth {:.2} x second tenth; written {:.2} x bytes put; {:.2} us an op, worst {:.1} ms",
         run.done,
         end.file as f64 / 1e6,
         most as f64 / 1e6,
@@ -228,12 +227,46 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
     samples
 }
 
-fn main() {
+/// File size, disk space and live size over operations, as an SVG.
+fn chart(name: &str, samples: &[Sample]) -> Result<(), Box<dyn std::error::Error>> {
+    use plotters::prelude::*;
+    let path = format!("docs/space-{name}.svg");
+    let area = SVGBackend::new(&path, (720, 400)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let most = samples.iter().map(|s| s.file).max().unwrap_or(1) as f64 / 1e6;
+    let last = samples.last().map_or(1, |s| s.done) as f64 / 1e6;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(format!("{name}: MB over million operations"), ("sans-serif", 18))
+        .margin(10)
+        .x_label_area_size(30)
+        .y_label_area_size(50)
+        .build_cartesian_2d(0.0..last, 0.0..most * 1.1)?;
+    chart.configure_mesh().draw()?;
+    let lines: [(&str, RGBColor, fn(&Sample) -> u64); 4] = [
+        ("file", BLUE, |s| s.file),
+        ("on disk", RED, |s| s.disk),
+        ("live size", GREEN, |s| s.live),
+        ("keys and values", BLACK, |s| s.payload),
+    ];
+    for (label, colour, value) in lines {
+        let points = samples.iter().map(|s| (s.done as f64 / 1e6, value(s) as f64 / 1e6));
+        chart
+            .draw_series(LineSeries::new(points, colour))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
+    }
+    chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    area.present()?;
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let n = std::env::var("SLOTDB_N").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
     let dir = std::env::var_os("SLOTDB_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
     let all = ["uniform", "zipfian", "sequential-delete", "queue", "grow-and-shrink"];
     let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     for name in all.iter().filter(|name| asked.is_empty() || asked.iter().any(|a| a == *name)) {
-        measure(name, n, &dir);
+        chart(name, &measure(name, n, &dir))?;
     }
+    Ok(())
 }
