@@ -387,15 +387,17 @@ impl Engine {
             return Ok(());
         }
         let deadline = Deadline::new(CLOSE_WAIT);
-        let mut done = Ok(());
         if wait_for_byte(core, bytes::OPEN, Mode::Exclusive, &deadline)? {
             let last = core.locks.try_byte(bytes::ATTACH, Mode::Exclusive).map_err(|e| core.io("lock", None, e))?;
             if last && core.check_poison().is_ok() {
                 let due = self.log_since_checkpoint() > CLOSE_LOG;
-                done = if due { self.checkpoint() } else { Ok(()) }.and_then(|()| self.cut());
+                // Measured before the cut: afterwards the file is shorter than its map, and rightly so.
+                let done = core.proven(if due { self.checkpoint() } else { Ok(()) }).and_then(|()| self.cut());
+                core.leave_process();
+                return done;
             }
         }
         core.leave_process();
-        core.proven(done)
+        core.proven(Ok(()))
     }
 }
