@@ -15,12 +15,12 @@ fn wasteful() -> Sandbox {
     let db = Options::new().max_dead_ratio(0.9).create(true).open(it.path("app.db")).expect("the store opens");
     let mut txn = db.begin_write().expect("the lock is free");
     for n in 0..KEPT * 8 {
-        txn.put(&n.to_be_bytes(), &vec![n as u8; VALUE as usize]).expect("a put");
+        txn.put(&n.to_le_bytes(), &vec![n as u8; VALUE as usize]).expect("a put");
     }
     txn.commit().expect("a commit");
     let mut txn = db.begin_write().expect("the lock is free");
     for n in (0..KEPT * 8).filter(|n| n % 8 != 0) {
-        txn.delete(&n.to_be_bytes()).expect("a delete");
+        txn.delete(&n.to_le_bytes()).expect("a delete");
     }
     txn.commit().expect("a commit");
     db.close().expect("the store closes");
@@ -57,7 +57,7 @@ fn others_stay_attached_while_it_compacts() {
     let db = it.db();
     let snapshot = db.begin_read().expect("a snapshot");
     it.run(&["compact", "app.db"]).lines();
-    assert_eq!(snapshot.get(&16u64.to_be_bytes()).expect("a read"), Some(&[16; VALUE as usize][..]));
+    assert_eq!(snapshot.get(&16u64.to_le_bytes()).expect("a read"), Some(&[16; VALUE as usize][..]));
     drop(snapshot);
     it.run(&["compact", "app.db"]).lines();
     assert!(sizes(&it).1 < before);
