@@ -5,9 +5,11 @@ use std::time::SystemTime;
 use crate::control::{Core, PROCESSES, Word};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::format::extent::Kind;
+use crate::format::PAGE;
+use crate::format::extent::{Kind, PageState};
 use crate::format::header::VERSION;
 use crate::readers::time;
+use crate::space::reusable;
 
 /// Sizes in bytes and counts. A picture of a moving store: the numbers are each right at some instant of the call.
 #[derive(Clone, Debug)]
@@ -23,6 +25,12 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// Bytes of extents that are free, or will be when readers and checkpoint have passed them.
     pub free_bytes: u64,
+    /// Of the free bytes, those whose space has been given back to the file system, or may have been.
+    pub hole_bytes: u64,
+    /// Bytes of extents and index pages that are out of use and wait for snapshots or for a checkpoint.
+    pub retired_bytes: u64,
+    /// Of the retired bytes, those that wait for nothing but a snapshot to end.
+    pub held_bytes: u64,
     /// Bytes of index pages and directory.
     pub index_bytes: u64,
     /// Bytes of log segments.
@@ -99,6 +107,15 @@ pub struct PinInfo {
     pub seq: u64,
     /// When it began; none for a single get.
     pub since: Option<SystemTime>,
+    /// Bytes that were retired after what it reads: they stay at least until it ends, and snapshots as old.
+    pub holds_bytes: u64,
+}
+
+/// Something that is out of use and not yet reusable.
+struct Retired {
+    seq: u64,
+    seen: bool,
+    bytes: u64,
 }
 
 /// Space by use.
@@ -108,6 +125,7 @@ struct Space {
     live: u64,
     segments: u64,
     free: u64,
+    holes: u64,
     pages: u64,
 }
 
@@ -124,8 +142,11 @@ impl Core {
                     space.live = space.live.saturating_add(extent.live());
                     space.segments += 1;
                 }
-                Kind::Free | Kind::Hole | Kind::Punching => space.free += bytes,
-                Kind::Retired => space.free += bytes,
+                Kind::Free | Kind::Retired => space.free += bytes,
+                Kind::Hole | Kind::Punching => {
+                    space.free += bytes;
+                    space.holes += bytes;
+                }
                 Kind::Index => space.pages += extent.live() - self.geometry.map_pages().min(extent.live()),
                 _ => {}
             }
@@ -134,6 +155,35 @@ impl Core {
         space.pages = space.pages.saturating_sub(self.get(Word::RetiredPages));
         space
     }
+
+    /// What is out of use and not yet reusable: extents, and pages in extents that are in use.
+    fn retired(&self) -> Vec<Retired> {
+        let mut retired = Vec::new();
+        for n in 0..self.extents() {
+            let extent = self.extent(n);
+            let state = extent.state();
+            match state.kind() {
+                Kind::Retired => {
+                    let bytes = extent.run() * self.geometry.extent;
+                    retired.push(Retired { seq: state.number(), seen: state.is_seen(), bytes });
+                }
+                Kind::Index if self.get(Word::RetiredPages) > 0 => {
+                    for position in (self.position_of(n)..self.position_of(n + 1)).step_by(PAGE as usize) {
+                        if let PageState::Retired { seq, seen } = self.page_state(position) {
+                            retired.push(Retired { seq, seen, bytes: PAGE });
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        retired
+    }
+}
+
+/// Bytes that a snapshot of `seq` keeps from being reused.
+fn held_by(seq: u64, retired: &[Retired]) -> u64 {
+    retired.iter().filter(|each| each.seq > seq).map(|each| each.bytes).sum()
 }
 
 impl Engine {
@@ -141,7 +191,12 @@ impl Engine {
     pub fn stats(&self) -> Result<Stats> {
         let core = &self.core;
         let (applied, ends) = core.ends();
-        let space = core.space();
+        let (space, retired) = (core.space(), core.retired());
+        let horizon = core.cell_pins().iter().map(|&(_, seq, _)| seq).fold(core.get(Word::Visible), u64::min);
+        let checkpoint = core.get(Word::Checkpoint);
+        let held = retired.iter().filter(|each| {
+            reusable(each.seq, each.seen, u64::MAX, checkpoint) && !reusable(each.seq, each.seen, horizon, checkpoint)
+        });
         let max = core.get(Word::MaxSize);
         Ok(Stats {
             file_bytes: core.position_of(core.extents()),
@@ -149,23 +204,21 @@ impl Engine {
             live_bytes: ends.live_bytes,
             dead_bytes: space.log.saturating_sub(space.live),
             free_bytes: space.free,
+            hole_bytes: space.holes,
+            retired_bytes: retired.iter().map(|each| each.bytes).sum(),
+            held_bytes: held.map(|each| each.bytes).sum(),
             index_bytes: core.index_bytes(),
             log_bytes: space.log,
             segments: space.segments,
             index_pages: space.pages,
             processes: self.processes()?.iter().filter(|p| p.alive).count() as u64,
             readers: core.cell_pins().len() as u64,
-            horizon: core.cell_pins().iter().map(|&(_, seq, _)| seq).fold(core.get(Word::Visible), u64::min),
+            horizon,
             log_since_checkpoint_bytes: self.log_since_checkpoint(),
             extent_size: core.geometry.extent,
             mapped_bytes: core.map.reserved(),
             max_size: (max != 0).then_some(max),
-            seq: Seqs {
-                applied,
-                visible: core.get(Word::Visible),
-                durable: core.get(Word::Durable),
-                checkpoint: core.get(Word::Checkpoint),
-            },
+            seq: Seqs { applied, visible: core.get(Word::Visible), durable: core.get(Word::Durable), checkpoint },
             uuid: core.geometry.uuid,
             format_version: VERSION,
             poisoned: core.get(Word::Poisoned) != 0,
@@ -177,6 +230,12 @@ impl Engine {
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
         let core = &self.core;
         let pins = core.cell_pins();
+        let retired = if pins.is_empty() { Vec::new() } else { core.retired() };
+        let pin_info = |&(_, seq, since): &(u64, u64, u64)| PinInfo {
+            seq,
+            since: (since != 0).then(|| time(since)),
+            holds_bytes: held_by(seq, &retired),
+        };
         let holder = core.get(Word::Holder).checked_sub(1);
         let mut processes = Vec::new();
         for number in 0..PROCESSES {
@@ -189,7 +248,7 @@ impl Engine {
                 attached_at: time(since),
                 alive: core.is_alive(number)?,
                 writer_since: (holder == Some(number)).then(|| time(core.get(Word::HolderSince))),
-                pins: own.map(|&(_, seq, since)| PinInfo { seq, since: (since != 0).then(|| time(since)) }).collect(),
+                pins: own.map(pin_info).collect(),
             });
         }
         Ok(processes)

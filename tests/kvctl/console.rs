@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 18] = [
     "create",
     "put",
     "get",
@@ -21,6 +21,7 @@ const VERBS: [&str; 17] = [
     "check",
     "checkpoint",
     "sync",
+    "compact",
     "dump",
     "load",
     "demo",

@@ -60,6 +60,7 @@ fn damage_is_3() {
             &["del", file, "key"],
             &["sync", file],
             &["checkpoint", file],
+            &["compact", file],
         ] {
             it.run(args).fails(3, file);
         }
@@ -117,6 +118,7 @@ fn a_missing_store_is_5() {
         &["who", "app.db"],
         &["check", "app.db"],
         &["checkpoint", "app.db"],
+        &["compact", "app.db"],
         &["sync", "app.db"],
         &["dump", "app.db"],
         &["create", "no/such/directory/app.db"],

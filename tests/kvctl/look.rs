@@ -1,6 +1,6 @@
 //! Dump, load, stat, who.
 
-use crate::sandbox::{Sandbox, every_byte};
+use crate::sandbox::{Sandbox, every_byte, overwrite};
 use serde_json::json;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -86,6 +86,10 @@ fn stat_has_the_promised_fields() {
         "live_bytes",
         "dead_bytes",
         "free_bytes",
+        "hole_bytes",
+        "retired_bytes",
+        "held_bytes",
+        "disk_bytes",
         "index_bytes",
         "segments",
         "processes",
@@ -123,6 +127,32 @@ fn who_names_processes_pins_and_the_writer() {
     let text = it.run(&["who", "app.db"]);
     assert!(text.lines().iter().any(|line| line.starts_with("PID ")), "{text:?}");
     drop((snapshot, txn));
+}
+
+#[test]
+fn a_snapshot_shows_what_it_holds_until_it_ends() {
+    let it = Sandbox::with(&[("a", "1")]);
+    let db = it.db();
+    let pin = || it.run(&["who", "app.db", "--json"]).json()["processes"][0]["pins"][0].clone();
+    let held = || it.run(&["stat", "app.db", "--json"]).json()["held_bytes"].as_u64();
+    assert!(pin().is_null());
+    let snapshot = db.begin_read().expect("a snapshot");
+    overwrite(&db);
+    db.checkpoint().expect("a checkpoint");
+    let shown = pin();
+    assert!(shown["age_seconds"].as_f64() > Some(0.0), "{shown}");
+    let holds = shown["holds_bytes"].as_u64();
+    assert!(holds > Some(0), "{shown}");
+    assert!(held() > Some(0) && held() <= holds, "{:?} of {holds:?}", held());
+    let text = it.run(&["who", "app.db"]);
+    assert!(text.lines().iter().any(|line| line.contains(" s, holds ")), "{text:?}");
+    // One that began after all that reads nothing old.
+    drop(snapshot);
+    assert!(pin().is_null());
+    assert_eq!(held(), Some(0));
+    let late = db.begin_read().expect("a snapshot");
+    assert_eq!(pin()["holds_bytes"], 0);
+    drop(late);
 }
 
 #[test]

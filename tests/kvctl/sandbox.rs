@@ -127,3 +127,14 @@ impl Run {
 pub fn every_byte() -> Vec<u8> {
     (0..=255).collect()
 }
+
+/// Writes the same few keys until most of the log is dead.
+pub fn overwrite(db: &Db) {
+    for round in 0..40u8 {
+        let mut txn = db.begin_write().expect("the lock is free");
+        for key in 0..8u8 {
+            txn.put(&[key], &vec![round; 64 << 10]).expect("a put");
+        }
+        txn.commit().expect("a commit");
+    }
+}

@@ -1,12 +1,12 @@
 //! The verbs that look at a store: `stat`, `who`.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anstyle::Style;
+use anyhow::Context;
 use clap::Args;
 use data_encoding::HEXLOWER;
 use indicatif::{BinaryBytes, HumanCount};
@@ -27,7 +27,8 @@ pub struct StatRequest {
 
 pub fn stat(request: &StatRequest, console: &mut Console) -> anyhow::Result<Outcome> {
     let db = request.store.open_to_read()?;
-    let report = StatReport::new(&db.stats()?, resident_bytes(&request.store.file));
+    let file = fs::metadata(&request.store.file).context("cannot look at the file")?;
+    let report = StatReport::new(&db.stats()?, &file);
     if console.json {
         console.document(&report)?;
     } else {
@@ -42,6 +43,8 @@ struct StatReport {
     uuid: String,
     format_version: u32,
     file_bytes: u64,
+    /// Bytes that the file system has allocated for it: less than its length where it has holes.
+    disk_bytes: u64,
     max_size: Option<u64>,
     extent_size: u64,
     live_keys: u64,
@@ -49,6 +52,9 @@ struct StatReport {
     live_bytes: u64,
     dead_bytes: u64,
     free_bytes: u64,
+    hole_bytes: u64,
+    retired_bytes: u64,
+    held_bytes: u64,
     index_bytes: u64,
     log_bytes: u64,
     segments: u64,
@@ -86,18 +92,22 @@ impl From<Seqs> for SeqReport {
 const SLOTS_A_PAGE: u64 = 63 * 5;
 
 impl StatReport {
-    fn new(stats: &Stats, resident_bytes: Option<u64>) -> StatReport {
+    fn new(stats: &Stats, file: &Metadata) -> StatReport {
         let slots = stats.index_pages.saturating_mul(SLOTS_A_PAGE).max(1);
         StatReport {
             uuid: HEXLOWER.encode(&stats.uuid),
             format_version: stats.format_version,
             file_bytes: stats.file_bytes,
+            disk_bytes: disk_bytes(file),
             max_size: stats.max_size,
             extent_size: stats.extent_size,
             live_keys: stats.live_keys,
             live_bytes: stats.live_bytes,
             dead_bytes: stats.dead_bytes,
             free_bytes: stats.free_bytes,
+            hole_bytes: stats.hole_bytes,
+            retired_bytes: stats.retired_bytes,
+            held_bytes: stats.held_bytes,
             index_bytes: stats.index_bytes,
             log_bytes: stats.log_bytes,
             segments: stats.segments,
@@ -109,7 +119,7 @@ impl StatReport {
             seq: stats.seq.into(),
             log_since_checkpoint_bytes: stats.log_since_checkpoint_bytes,
             mapped_bytes: stats.mapped_bytes,
-            resident_bytes,
+            resident_bytes: resident_bytes(file),
             poisoned: stats.poisoned,
             volatile_fs: stats.volatile_fs,
         }
@@ -120,11 +130,13 @@ impl StatReport {
         let seq = &self.seq;
         for (label, text) in [
             ("file", bytes(self.file_bytes)),
+            ("on disk", bytes(self.disk_bytes)),
             ("bound", self.max_size.map_or_else(|| "none".into(), bytes)),
             ("keys", HumanCount(self.live_keys).to_string()),
             ("live", bytes(self.live_bytes)),
             ("dead", bytes(self.dead_bytes)),
-            ("free", bytes(self.free_bytes)),
+            ("free", format!("{}, {} in holes", bytes(self.free_bytes), bytes(self.hole_bytes))),
+            ("retired", format!("{}, {} held by readers", bytes(self.retired_bytes), bytes(self.held_bytes))),
             ("log", format!("{}, {} segments", bytes(self.log_bytes), self.segments)),
             ("index", format!("{}, {} pages", bytes(self.index_bytes), self.index_pages)),
             ("index load", format!("{:.0} %", self.index_load * 100.0)),
@@ -151,9 +163,15 @@ impl StatReport {
     }
 }
 
+/// Bytes of a file that the file system has allocated.
+pub fn disk_bytes(file: &Metadata) -> u64 {
+    const BLOCK: u64 = 512;
+    file.blocks() * BLOCK
+}
+
 /// How much of the store's mapping in this process is in memory.
-fn resident_bytes(store: &Path) -> Option<u64> {
-    let inode = fs::metadata(store).ok()?.ino().to_string();
+fn resident_bytes(store: &Metadata) -> Option<u64> {
+    let inode = store.ino().to_string();
     // A path in another mapping need not be UTF-8.
     let maps = fs::read("/proc/self/smaps").ok()?;
     let mut inside = false;
@@ -216,6 +234,7 @@ struct PinReport {
     seq: u64,
     since: Option<String>,
     age_seconds: Option<f64>,
+    holds_bytes: u64,
 }
 
 impl<'a> ProcessReport<'a> {
@@ -239,6 +258,7 @@ impl PinReport {
             seq: pin.seq,
             since: pin.since.and_then(timestamp),
             age_seconds: pin.since.map(|since| age(since, now).as_millis() as f64 / 1_000.0),
+            holds_bytes: pin.holds_bytes,
         }
     }
 }
@@ -300,9 +320,10 @@ fn process_row(process: &ProcessInfo, now: SystemTime) -> [String; 6] {
 }
 
 fn pin_text(pin: &PinInfo, now: SystemTime) -> String {
+    let holds = BinaryBytes(pin.holds_bytes);
     match pin.since {
-        Some(since) => format!("{} ({})", pin.seq, seconds(since, now)),
-        None => pin.seq.to_string(),
+        Some(since) => format!("{} ({}, holds {holds})", pin.seq, seconds(since, now)),
+        None => format!("{} (holds {holds})", pin.seq),
     }
 }
 

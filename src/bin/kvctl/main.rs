@@ -5,6 +5,7 @@ mod agent;
 mod args;
 mod bank;
 mod bytes;
+mod compact;
 mod console;
 mod crew;
 mod data;
@@ -57,6 +58,7 @@ enum Verb {
     Check(integrity::CheckRequest),
     Checkpoint(operate::CheckpointRequest),
     Sync(operate::SyncRequest),
+    Compact(compact::CompactRequest),
     Dump(transfer::DumpRequest),
     Load(transfer::LoadRequest),
     Demo(demo::DemoRequest),
@@ -92,6 +94,7 @@ fn run(verb: &Verb, console: &mut Console) -> anyhow::Result<Outcome> {
         Verb::Check(request) => integrity::check(request, console),
         Verb::Checkpoint(request) => operate::checkpoint(request, console),
         Verb::Sync(request) => operate::sync(request, console),
+        Verb::Compact(request) => compact::compact(request, console),
         Verb::Dump(request) => transfer::dump(request, console),
         Verb::Load(request) => transfer::load(request, console),
         Verb::Demo(request) => demo::demo(request, console),
