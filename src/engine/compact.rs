@@ -79,7 +79,8 @@ impl Engine {
     /// Copies the live records out of all segments that are worth it.
     fn clean_all(&self, goal: u64, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
         let core = &self.core;
-        let most = core.get(Word::LogExtents) * core.geometry.extent / BUDGET * 2;
+        // A segment takes a step at least.
+        let most = core.get(Word::LogExtents) * core.geometry.extent.div_ceil(BUDGET) * 2;
         for step in 0..most {
             if !go_on(core.compaction(step * BUDGET)) {
                 return Ok(false);
@@ -230,6 +231,8 @@ impl Core {
             let extent = self.extent(n);
             let run = if extent.state().kind() == Kind::Inner { 1 } else { extent.run() };
             match extent.state().kind() {
+                // One without pages in use is spare.
+                Kind::Index if extent.live() <= self.geometry.map_pages() => {}
                 Kind::Log | Kind::Index | Kind::Blob => (end, free_below) = (n + run, free),
                 Kind::Free => free += run,
                 _ => {}
