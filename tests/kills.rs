@@ -201,6 +201,62 @@ fn a_close() {
     scenario.play();
 }
 
+/// Deletes nearly all of what was filled.
+fn delete_most(keys: std::ops::Range<u64>, left: u64) -> String {
+    let deleted: Vec<String> = keys.filter(|n| n % left != 0).map(|n| format!("-k{n}")).collect();
+    format!("batch {}", deleted.join(" "))
+}
+
+#[test]
+fn a_compaction() {
+    let deletes = delete_most(0..60, 7);
+    let mut scenario = scenario(&["fill k 0 60 20000"], &[&deletes, "put a 1"], "compact");
+    scenario.options.push_str(" eventual");
+    scenario.raises = vec!["checkpoint"];
+    scenario.play();
+}
+
+#[test]
+fn a_compaction_of_an_index() {
+    let deletes = delete_most(0..3000, 40);
+    let mut scenario = scenario(&["fill k 0 3000 20", "checkpoint"], &[&deletes, "checkpoint"], "compact");
+    scenario.options.push_str(" eventual");
+    scenario.play();
+}
+
+#[test]
+fn a_compaction_beside_commits_of_another() {
+    let deletes = delete_most(0..60, 7);
+    let mut scenario = scenario(&["fill k 0 60 20000"], &[&deletes], "compact");
+    scenario.options.push_str(" eventual");
+    scenario.beside = Some("fill k 5 200 1500".into());
+    scenario.prepare().play(&[Company::Writer]);
+}
+
+#[test]
+fn a_checkpoint_that_gives_space_back() {
+    let deletes = delete_most(0..60, 7);
+    let before = [&deletes, "put a 1", "checkpoint", "put b 1"];
+    scenario(&["fill k 0 60 20000"], &before, "checkpoint").play();
+}
+
+#[test]
+fn a_checkpoint_that_merges_index_pages() {
+    let deletes = delete_most(0..3000, 40);
+    let mut scenario = scenario(&["fill k 0 3000 20", "checkpoint"], &[&deletes], "checkpoint");
+    scenario.options.push_str(" eventual");
+    scenario.play();
+}
+
+#[test]
+fn a_close_that_cuts_the_file() {
+    let deletes = delete_most(0..60, 7);
+    let before = [&deletes, "compact", "put c 1"];
+    let mut scenario = scenario(&["fill k 0 60 20000"], &before, "close");
+    scenario.options.push_str(" eventual");
+    scenario.prepare().play(&[Company::Nobody, Company::Reader]);
+}
+
 #[test]
 fn the_opening_of_a_clean_store() {
     scenario(&["fill k 0 600 20"], &[], "open").play();

@@ -80,7 +80,8 @@ impl Engine {
     /// Copies the live records out of all segments that are worth it.
     fn clean_all(&self, goal: u64, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
         let core = &self.core;
-        let most = core.get(Word::LogExtents) * core.geometry.extent / BUDGET * 2;
+        // A segment takes a step at least.
+        let most = core.get(Word::LogExtents) * core.geometry.extent.div_ceil(BUDGET) * 2;
         for step in 0..most {
             if !go_on(core.compaction(step * BUDGET)) {
                 return Ok(false);
@@ -176,6 +177,8 @@ impl Engine {
         if readers.is_some() || before - end < (before / 16).max(4) {
             return Ok(None);
         }
+        // The log that a flush still goes through may lie behind the end, retired.
+        self.wait_durable(core.ends().0)?;
         core.set(Word::FreeHint, 0);
         core.set(Word::Extents, end);
         core.recount();
@@ -238,6 +241,8 @@ impl Core {
             let extent = self.extent(n);
             let run = if extent.state().kind() == Kind::Inner { 1 } else { extent.run() };
             match extent.state().kind() {
+                // One without pages in use is spare.
+                Kind::Index if extent.live() <= self.geometry.map_pages() => {}
                 Kind::Log | Kind::Index | Kind::Blob => (end, free_below) = (n + run, free),
                 Kind::Free => free += run,
                 _ => {}

@@ -79,6 +79,7 @@ impl<'db> Session<'db> {
             ["len"] => self.db.len()?.to_string(),
             ["lose", position] => self.db.lose_page(number(position)).map(ok).expect("a page of the file"),
             ["checkpoint"] => self.db.checkpoint().map(ok)?,
+            ["compact"] => self.db.compact(|_| true).map(ok)?,
             ["sync"] => self.db.sync().map(ok)?,
             ["check"] => self.check()?,
             ["stats"] => self.stats()?,

@@ -1,0 +1,178 @@
+//! Compaction, and the file that a close cuts.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use slotdb::{Db, Options};
+
+use super::ledger::{EXTENT, Ledger, all, is_in, key, options};
+use crate::support::{Agent, Place, seed};
+
+const KEYS: u64 = 4_000;
+/// Extents that a compacted file keeps beside what lives: fixed ones, tail, index, directory, blob, the reserve.
+const KEPT: u64 = 24;
+
+/// A store of which 99 % are deleted.
+fn emptied() -> Ledger {
+    let mut ledger = Ledger::new(&options(), seed());
+    (0..KEYS).for_each(|n| ledger.put(n, 1_000));
+    (0..KEYS).filter(|n| n % 100 != 7).for_each(|n| ledger.delete(n));
+    ledger
+}
+
+#[test]
+fn what_is_deleted_goes_back() {
+    let mut ledger = emptied();
+    let (long, _) = ledger.sizes();
+    assert!(ledger.db().compact(|_| true).unwrap());
+    ledger.is_sound();
+    let most = ledger.live() + KEPT * EXTENT;
+    let (len, blocks) = ledger.sizes();
+    assert_eq!(len, long, "others may have the file mapped");
+    assert!(blocks <= most, "{blocks} bytes of the disk, at most {most}");
+    ledger.close();
+    let (len, blocks) = ledger.sizes();
+    assert!(len <= most && blocks <= most, "a file of {len}, {blocks} of the disk, at most {most}");
+    ledger.open(Options::new().read_only(true));
+    ledger.is_sound();
+    ledger.close();
+    ledger.open(&options());
+    ledger.is_sound();
+    (0..KEYS).for_each(|n| ledger.put(n, 900));
+    ledger.is_sound();
+}
+
+/// One who only reads has the file as it was: it is not cut under it, and nothing that it reads goes back.
+#[test]
+fn a_file_that_a_lone_reader_has_is_not_cut() {
+    let mut ledger = Ledger::new(&options(), seed());
+    (0..KEYS).for_each(|n| ledger.put(n, 1_000));
+    ledger.close();
+    let then = ledger.model.clone();
+    let mut reader = Agent::open("reader", &ledger.path(), "ro");
+    let seen = reader.well("scan");
+    ledger.open(&options());
+    (0..KEYS).filter(|n| n % 100 != 7).for_each(|n| ledger.delete(n));
+    let own = Options::new().read_only(true).open(ledger.path()).unwrap();
+    assert!(ledger.db().compact(|_| true).unwrap());
+    drop(own);
+    let (long, _) = ledger.sizes();
+    reader.says("scan", &seen);
+    ledger.close();
+    assert_eq!(ledger.sizes().0, long, "a reader was there");
+    reader.says("scan", &seen);
+    reader.is_clean();
+    reader.says("len", &then.len().to_string());
+    reader.ok("close");
+    ledger.open(&options());
+    ledger.is_sound();
+    assert!(ledger.db().compact(|_| true).unwrap());
+    ledger.close();
+    assert!(ledger.sizes().0 < long / 4, "nobody is there");
+}
+
+/// Ended at each step: whatever was done stands.
+#[test]
+fn a_compaction_that_ends_early() {
+    for last in 0.. {
+        let mut ledger = Ledger::new(&options(), 1);
+        (0..400).for_each(|n| ledger.put(n, 2_000));
+        (0..400).filter(|n| n % 10 != 7).for_each(|n| ledger.delete(n));
+        let mut step = 0;
+        let ended = ledger.db().compact(|compaction| {
+            assert!(compaction.live_bytes <= compaction.used_bytes);
+            step += 1;
+            step <= last
+        });
+        ledger.is_sound();
+        ledger.put(1_000 + last, 3_000);
+        ledger.close();
+        ledger.open(&options());
+        ledger.is_sound();
+        if ended.unwrap() {
+            assert!(last > 0, "it was not asked");
+            return;
+        }
+    }
+}
+
+/// Threads read and write while one compacts again and again.
+#[test]
+fn beside_readers_and_writers() {
+    let mut ledger = emptied();
+    let (db, over) = (ledger.db(), AtomicBool::new(false));
+    let model = ledger.model.clone();
+    let reads = |db: &Db| {
+        while !over.load(Ordering::Relaxed) {
+            let snapshot = db.begin_read().unwrap();
+            let mut found = all(&snapshot);
+            found.retain(|key, _| !key.starts_with(b"new"));
+            assert!(found == model, "another state");
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| reads(&db));
+        scope.spawn(|| reads(&db));
+        scope.spawn(|| {
+            for n in 0u64.. {
+                db.put(format!("new {}", n % 50).as_bytes(), &[n as u8; 3_000]).unwrap();
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..10 {
+            assert!(db.compact(|_| true).unwrap());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    for n in 0..50 {
+        let new = format!("new {n}").into_bytes();
+        if let Some(value) = db.get(&new).unwrap() {
+            ledger.model.insert(new, value);
+        }
+    }
+    drop(db);
+    ledger.is_sound();
+    ledger.close();
+    ledger.open(&options());
+    ledger.is_sound();
+}
+
+/// Processes that stay attached go on all along.
+#[test]
+fn beside_other_processes() {
+    let place = Place::in_memory();
+    let mut one = Agent::open("one", &place.store(), "create extent=65536 eventual");
+    let mut two = Agent::open("two", &place.store(), "eventual");
+    let mut reader = Agent::open("reader", &place.store(), "ro");
+    one.ok("fill k 0 2000 1000");
+    let deletes: Vec<String> = (0..2_000).filter(|n| n % 50 != 0).map(|n| format!("-k{n}")).collect();
+    reader.well("snapshot begin old");
+    let old = reader.well("scan");
+    one.well(&format!("batch {}", deletes.join(" ")));
+    for round in 0..5 {
+        two.send(&format!("fill w 0 300 {}", 1_000 + round));
+        one.ok("compact");
+        reader.says("snapshot scan old", &old);
+        assert_eq!(two.answer().as_deref(), Some("ok"));
+        let now = one.well("scan");
+        reader.says("scan", &now);
+        two.says("scan", &now);
+        reader.is_clean();
+    }
+    let now = one.well("scan");
+    one.ok("close");
+    two.kill();
+    reader.says("scan", &now);
+    reader.ok("close");
+    let mut last = Agent::open("last", &place.store(), "");
+    last.says("scan", &now);
+    last.is_clean();
+    last.ok("compact");
+    last.says("scan", &now);
+    last.ok("close");
+    let db = options().open(place.store()).unwrap();
+    is_in(&db, &all(&db.begin_read().unwrap()));
+    assert_eq!(db.get(&key(0)).unwrap(), None);
+}
