@@ -30,8 +30,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "no_session_record",
         file: "src/engine/commit.rs",
-        before: "if applied == core.get(Word::First) { Some(self.salt()?) } else { None };",
-        after: "if false { Some(self.salt()?) } else { None };",
+        before: "let first = applied == self.core.get(Word::First);",
+        after: "let first = applied == u64::MAX;",
         test: "--test format what_the_store_writes",
         why: "a lost batch and its successor are alike",
     },
@@ -46,8 +46,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "pages_not_reserved",
         file: "src/engine/commit.rs",
-        before: "core.ensure_pages(pages, batch.claim())?;",
-        after: "let _ = pages;",
+        before: "core.ensure_pages(growth.pages(), batch.claim())?;",
+        after: "let _ = growth.pages();",
         test: "--test bad_input stays_usable",
         why: "a commit finds the disk full after its first byte",
     },

@@ -72,7 +72,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: "            if record.key() == key {",
         after: "            if record.key().len() == key.len() {",
-        test: "--test index_collisions",
+        test: "--test format keys_whose_hash_bits",
         why: "two keys whose hashes agree are one",
     },
 ];

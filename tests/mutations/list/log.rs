@@ -54,8 +54,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "no_room_for_the_link",
         file: "src/log/append.rs",
-        before: "if self.position + entry.len() + TAIL_ROOM > self.end {",
-        after: "if self.position + entry.len() > self.end {",
+        before: "if self.position + entry.len() + TAIL_ROOM > self.end ||",
+        after: "if self.position + entry.len() > self.end ||",
         test: "--test model few_keys",
         why: "the link at the end of a segment lies beyond it",
     },
