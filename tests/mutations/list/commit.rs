@@ -131,4 +131,20 @@ pub const ALL: &[Mutation] = &[
         test: "--test power every_call_fails",
         why: "commits go on after a failed sync",
     },
+    Mutation {
+        name: "split_of_the_only_page_not_finished",
+        file: "src/engine/takeover.rs",
+        before: "core.finish_announced()?;",
+        after: "",
+        test: "--test kills a_batch_that_splits_the_only_page",
+        why: "half of the keys are in no page",
+    },
+    Mutation {
+        name: "eventual_does_not_wait",
+        file: "src/txn/write.rs",
+        before: "        if wait {",
+        after: "        if wait && !wrote {",
+        test: "--test processes a_commit_whose_flush_does_not_come",
+        why: "a commit is acknowledged before it is durable",
+    },
 ];

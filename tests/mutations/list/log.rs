@@ -67,4 +67,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test format what_the_store_writes",
         why: "a moved record is counted twice",
     },
+    Mutation {
+        name: "pointers_in_front_of_the_log",
+        file: "src/log/mod.rs",
+        before: "if position < self.geometry.records_from {",
+        after: "if position < 8 {",
+        test: "--test bad_input in_front_of_the_log",
+        why: "a forged pointer reads bytes that change",
+    },
 ];
