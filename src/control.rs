@@ -180,22 +180,25 @@ pub struct Geometry {
     pub uuid: [u8; 16],
     /// Creation time, nanoseconds since the epoch.
     pub created: u64,
+    /// Where the extents begin that may hold records: behind the header and the volatile words.
+    pub records_from: u64,
 }
 
 impl Geometry {
     /// The geometry a header names.
     pub fn of(header: &Header) -> Geometry {
-        Geometry {
-            extent: header.extent_size.get(),
-            seed: header.hash_seed.get(),
-            uuid: header.uuid,
-            created: header.created.get(),
-        }
+        Geometry::new(header.extent_size.get(), header.hash_seed.get(), header.uuid, header.created.get())
+    }
+
+    /// The geometry of a store with extents of so many bytes.
+    pub fn new(extent: u64, seed: u64, uuid: [u8; 16], created: u64) -> Geometry {
+        let records_from = extent + VOLATILE_LEN.next_multiple_of(extent);
+        Geometry { extent, seed, uuid, created, records_from }
     }
 
     /// Extents that hold the header and the volatile words.
     pub fn fixed_extents(&self) -> u64 {
-        1 + VOLATILE_LEN.div_ceil(self.extent)
+        self.records_from / self.extent
     }
 
     /// Pages of an extent.

@@ -78,7 +78,7 @@ impl Parts {
 fn write_new(file: &File, path: &Path, options: &Options) -> Result<()> {
     let random = || host::random::<16>().map_err(|source| failed(path, "random", None, source));
     let seed = u64::from_le_bytes(*random()?.first_chunk().expect("16 bytes hold 8"));
-    let geometry = Geometry { extent: options.extent_size, seed, uuid: random()?, created: host::coarse_now() };
+    let geometry = Geometry::new(options.extent_size, seed, random()?, host::coarse_now());
     let parts = Parts::of(&geometry);
     if let Some(max) = options.max_size.filter(|&max| max < parts.end + 4 * geometry.extent) {
         let least = parts.end + 4 * geometry.extent;

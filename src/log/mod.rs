@@ -44,9 +44,13 @@ impl<'a> Record<'a> {
 }
 
 impl Core {
-    /// The header at a position, if the file reaches that far.
+    /// The header at a position, if the file reaches that far and records may lie there: what is in front of the first
+    /// extent of the log changes while it is read.
     #[inline]
     pub fn header_at(&self, position: u64) -> Option<&RecordHeader> {
+        if position < self.geometry.records_from {
+            return None;
+        }
         let bytes = self.bytes(position, RECORD_HEADER)?;
         RecordHeader::ref_from_bytes(bytes).ok()
     }
@@ -67,7 +71,7 @@ impl Core {
 
     #[cold]
     fn bad_pointer(&self, position: u64) -> Error {
-        self.corrupt(position, "a pointer leads beyond the end of the file")
+        self.corrupt(position, "a pointer leads where no record is")
     }
 
     /// The version of a record's key that a snapshot of `seq` sees; none: the key did not exist.

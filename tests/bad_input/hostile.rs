@@ -192,6 +192,28 @@ fn a_log_that_leaves_its_segment_is_refused() {
     }
 }
 
+/// What lies in front of the first segment changes while it is read: no pointer leads there.
+#[test]
+fn a_pointer_in_front_of_the_log_is_refused() {
+    let sample = Sample::new();
+    let page = sample.image.blob(&sample.image.header()).pages[0].clone();
+    let slots = sample.image.page(&page).into_iter().flatten();
+    let mut records = slots.map(|slot| (slot.pointer, sample.image.record(slot.position()).unwrap()));
+    let (pointer, record) = records.find(|(_, record)| record.key == b"key 4").unwrap();
+    let is_slot = |at: &u64| sample.image.u64(*at) == pointer;
+    let slot = (page.position + 64..page.position + 4096).step_by(8).find(is_slot).unwrap();
+    for position in [EXTENT / 2, EXTENT] {
+        let mut image = sample.image.clone();
+        image.put(position, &Record { position, ..record.clone() }.bytes());
+        image.put(slot, &(pointer - record.position / 8 + position / 8).to_le_bytes());
+        sample.write(&image);
+        for read_only in [true, false] {
+            let found = sample.open(read_only).unwrap().get(b"key 4");
+            assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
+        }
+    }
+}
+
 #[test]
 fn a_blob_of_another_checkpoint_is_refused() {
     let sample = Sample::new();

@@ -5,6 +5,7 @@ mod durable;
 mod index;
 mod kvctl;
 mod log;
+mod order;
 mod room;
 mod sharing;
 mod space;
@@ -29,4 +30,4 @@ pub struct Mutation {
 
 /// All of them.
 pub const LISTS: &[&[Mutation]] =
-    &[commit::ALL, log::ALL, durable::ALL, sharing::ALL, space::ALL, index::ALL, room::ALL, kvctl::ALL];
+    &[commit::ALL, log::ALL, order::ALL, durable::ALL, sharing::ALL, space::ALL, index::ALL, room::ALL, kvctl::ALL];

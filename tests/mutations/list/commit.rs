@@ -30,8 +30,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "no_session_record",
         file: "src/engine/commit.rs",
-        before: "if applied == core.get(Word::First) { Some(self.salt()?) } else { None };",
-        after: "if false { Some(self.salt()?) } else { None };",
+        before: "let first = applied == self.core.get(Word::First);",
+        after: "let first = applied == u64::MAX;",
         test: "--test format what_the_store_writes",
         why: "a lost batch and its successor are alike",
     },
@@ -46,8 +46,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "pages_not_reserved",
         file: "src/engine/commit.rs",
-        before: "core.ensure_pages(pages, batch.claim())?;",
-        after: "let _ = pages;",
+        before: "core.ensure_pages(growth.pages(), batch.claim())?;",
+        after: "let _ = growth.pages();",
         test: "--test bad_input stays_usable",
         why: "a commit finds the disk full after its first byte",
     },
@@ -130,5 +130,21 @@ pub const ALL: &[Mutation] = &[
         after: "if self.word(Word::Poisoned).load(Ordering::Relaxed) > 1 {",
         test: "--test power every_call_fails",
         why: "commits go on after a failed sync",
+    },
+    Mutation {
+        name: "split_of_the_only_page_not_finished",
+        file: "src/engine/takeover.rs",
+        before: "core.finish_announced()?;",
+        after: "",
+        test: "--test kills a_batch_that_splits_the_only_page",
+        why: "half of the keys are in no page",
+    },
+    Mutation {
+        name: "eventual_does_not_wait",
+        file: "src/txn/write.rs",
+        before: "        if wait {",
+        after: "        if wait && !wrote {",
+        test: "--test processes a_commit_whose_flush_does_not_come",
+        why: "a commit is acknowledged before it is durable",
     },
 ];

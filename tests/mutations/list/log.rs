@@ -54,8 +54,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "no_room_for_the_link",
         file: "src/log/append.rs",
-        before: "if self.position + entry.len() + TAIL_ROOM > self.end {",
-        after: "if self.position + entry.len() > self.end {",
+        before: "if self.position + entry.len() + TAIL_ROOM > self.end ||",
+        after: "if self.position + entry.len() > self.end ||",
         test: "--test model few_keys",
         why: "the link at the end of a segment lies beyond it",
     },
@@ -66,5 +66,13 @@ pub const ALL: &[Mutation] = &[
         after: "| if entry.moved { 0 } else { 0 }",
         test: "--test format what_the_store_writes",
         why: "a moved record is counted twice",
+    },
+    Mutation {
+        name: "pointers_in_front_of_the_log",
+        file: "src/log/mod.rs",
+        before: "if position < self.geometry.records_from {",
+        after: "if position < 8 {",
+        test: "--test bad_input in_front_of_the_log",
+        why: "a forged pointer reads bytes that change",
     },
 ];

@@ -67,4 +67,12 @@ pub const ALL: &[Mutation] = &[
         test: "--lib a_living_child",
         why: "a child keeps the locks of its dead parent",
     },
+    Mutation {
+        name: "no_descriptor_closed",
+        file: "src/sys/fork.rs",
+        before: "if fd != FREE {",
+        after: "if fd == i32::MIN {",
+        test: "--test processes a_child_that_outlives",
+        why: "a child keeps the locks of its dead parent",
+    },
 ];

@@ -1,0 +1,103 @@
+//! Sabotages of the memory order of shared words; loom finds the schedule.
+
+use super::Mutation;
+
+pub const ALL: &[Mutation] = &[
+    Mutation {
+        name: "pin_without_a_fence",
+        file: "src/readers.rs",
+        before: "                fence(Ordering::SeqCst);\n            }",
+        after: "            }",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom nothing_is_reused",
+        why: "the writer misses a pin that misses its commit",
+    },
+    Mutation {
+        name: "scan_without_a_fence",
+        file: "src/readers.rs",
+        before: "        fence(Ordering::SeqCst);\n        let used",
+        after: "        let used",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom nothing_is_reused",
+        why: "the writer misses a pin that misses its commit",
+    },
+    Mutation {
+        name: "cells_cleared_in_the_other_order",
+        file: "src/readers.rs",
+        before: "                store(&cell[CELL_SEQ], 0);\n                store(&cell[CELL_OWNER], 0);",
+        after: "                store(&cell[CELL_OWNER], 0);\n                store(&cell[CELL_SEQ], 0);",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom cells_of_the_dead",
+        why: "the pin of a cell's next owner is cleared",
+    },
+    Mutation {
+        name: "stores_publish_nothing",
+        file: "src/control.rs",
+        before: "    cell.store(value, Ordering::Release);",
+        after: "    cell.store(value, Ordering::Relaxed);",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom snapshots_see_whole_records",
+        why: "a slot is seen before its record",
+    },
+    Mutation {
+        name: "ends_not_looked_at_twice",
+        file: "src/control.rs",
+        before: "if self.word(Word::Applied).load(Ordering::Relaxed) == seq {",
+        after: "if seq == seq {",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom ends_are_those",
+        why: "ends of two seqs are mixed",
+    },
+    Mutation {
+        name: "one_home_for_the_ends_of_all",
+        file: "src/control.rs",
+        before: "if seq.is_multiple_of(2) { Word::EndsEven as usize }",
+        after: "if seq < u64::MAX { Word::EndsEven as usize }",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom a_split_outlives",
+        why: "a writer that dies in them leaves no ends",
+    },
+    Mutation {
+        name: "reuse_under_a_pin",
+        file: "src/space.rs",
+        before: "    horizon >= retired && (",
+        after: "    horizon < u64::MAX && (",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom extents_are_handed_out",
+        why: "space is reused under a reader",
+    },
+    Mutation {
+        name: "split_not_announced",
+        file: "src/index/directory.rs",
+        before: "        self.set(Word::Intent, 1);",
+        after: "",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom a_split_outlives",
+        why: "nobody finishes a split that was cut short",
+    },
+    Mutation {
+        name: "entry_deeper_than_its_root",
+        file: "src/index/directory.rs",
+        before: "if entry.depth() <= root.depth() {",
+        after: "if entry.depth() <= crate::format::slot::MAX_DEPTH {",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom a_split_hides_no_key",
+        why: "a reader with the old root takes the page of the other half",
+    },
+    Mutation {
+        name: "durable_but_not_visible",
+        file: "src/engine/sync.rs",
+        before: "                core.lift(Word::Visible, seq);",
+        after: "",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom publish",
+        why: "a commit returns before its own process can see it",
+    },
+    Mutation {
+        name: "eventual_past_an_immediate_one",
+        file: "src/engine/commit.rs",
+        before: "core.get(Word::Durable) < core.get(Word::LastImmediate)",
+        after: "core.get(Word::Durable) > core.get(Word::LastImmediate)",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom an_eventual_commit_publishes",
+        why: "an Immediate commit is seen before it is durable",
+    },
+    Mutation {
+        name: "directory_moves_before_its_copy",
+        file: "src/index/directory.rs",
+        before: "        let new = Root::new(self.position_of(first), old.depth());\n",
+        after: "        let new = Root::new(self.position_of(first), old.depth());\n        \
+            self.set(Word::Root, new.raw());\n",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom a_directory_that_moves",
+        why: "a reader finds a directory without entries",
+    },
+];
