@@ -71,7 +71,7 @@ fn a_queue() {
 fn growing_and_shrinking() {
     within_bounds(Durability::Eventual, 24_000, |ledger, n| {
         let key = n % KEYS;
-        if n / KEYS % 2 == 0 { put(ledger, key) } else { ledger.delete(key) }
+        if (n / KEYS).is_multiple_of(2) { put(ledger, key) } else { ledger.delete(key) }
     });
 }
 
