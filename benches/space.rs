@@ -227,6 +227,9 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
     samples
 }
 
+/// A line of a chart: label, colour, value.
+type Line = (&'static str, plotters::style::RGBColor, fn(&Sample) -> u64);
+
 /// File size, disk space and live size over operations, as an SVG.
 fn chart(name: &str, samples: &[Sample]) -> Result<(), Box<dyn std::error::Error>> {
     use plotters::prelude::*;
@@ -242,7 +245,7 @@ fn chart(name: &str, samples: &[Sample]) -> Result<(), Box<dyn std::error::Error
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..last, 0.0..most * 1.1)?;
     chart.configure_mesh().draw()?;
-    let lines: [(&str, RGBColor, fn(&Sample) -> u64); 4] = [
+    let lines: [Line; 4] = [
         ("file", BLUE, |s| s.file),
         ("on disk", RED, |s| s.disk),
         ("live size", GREEN, |s| s.live),
