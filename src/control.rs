@@ -107,6 +107,8 @@ pub enum Word {
     FreePages = 110,
     /// Retired pages.
     RetiredPages = 111,
+    /// Steps in which the index shrank: these change slots without a commit.
+    IndexSteps = 112,
     /// Hard bound of the file in bytes; 0: none.
     MaxSize = 113,
     /// The bound that the durable header has.

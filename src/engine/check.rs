@@ -47,12 +47,14 @@ impl Engine {
     pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
         let core = &self.core;
         let pin = core.pin_for_one_get()?;
+        let steps = core.get(Word::IndexSteps);
         let (applied, ends) = core.ends();
         let mut report = Report { faults: Vec::new(), live: HashMap::new(), keys: 0, pinned: pin.seq() };
         core.check_headers(deep, &mut report);
         core.check_index(deep, &mut report)?;
         // Beside writers the counts move; when nothing has, they must agree.
-        let quiet = || core.get(Word::Applied) == applied && core.get(Word::WriterActive) == 0;
+        let changes = || (core.get(Word::Applied), core.get(Word::IndexSteps));
+        let quiet = || changes() == (applied, steps) && core.get(Word::WriterActive) == 0;
         core.check_segments(&quiet, &mut report);
         if report.keys != ends.live_keys && quiet() {
             report.add(0, format!("{} live keys, the count says {}", report.keys, ends.live_keys));

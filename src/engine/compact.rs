@@ -142,6 +142,7 @@ impl Engine {
             let busy = [core.head_of(ends.tail)?];
             let change = Change { seq: applied + 1, busy: &busy };
             core.set(Word::WriterActive, core.me().max(1));
+            core.add(Word::IndexSteps, 1);
             for _ in 0..STEP {
                 cursor = core.shrink_at(at, thrift, change)?;
                 let Some(next) = cursor else { break };
