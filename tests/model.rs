@@ -269,6 +269,7 @@ impl Case {
             33 => self.second_handle(db),
             34 => self.read_beside(db),
             35 => self.whole(db),
+            37 => self.compact(db),
             36 => {
                 self.note("sync");
                 db.sync().unwrap();
@@ -282,6 +283,17 @@ impl Case {
         db.checkpoint().unwrap();
         let seq = db.stats().unwrap().seq;
         assert_eq!(seq.checkpoint, seq.applied);
+    }
+
+    /// Ended early now and then.
+    fn compact(&mut self, db: &Db) {
+        let mut left = if self.rng.one_in(2) { u64::MAX } else { self.rng.below(4) };
+        self.note(format!("compact, {left} steps at most"));
+        let ended = db.compact(|_| {
+            left = left.saturating_sub(1);
+            left > 0
+        });
+        assert!(ended.unwrap() || left == 0);
     }
 
     /// One commit or abort, alone or of many operations.
