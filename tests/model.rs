@@ -86,21 +86,6 @@ fn everything_at_its_default() {
     });
 }
 
-#[test]
-fn more_extents_than_the_first_part_of_their_table_holds() {
-    let dir = fast_dir();
-    let path = dir.path().join("store");
-    let mut options = Options::new();
-    options.create(true).extent_size(64 * KIB).durability(Durability::Eventual);
-    options.open(&path).unwrap().put(b"long", &vec![7; 4_097 * 64 * KIB as usize]).unwrap();
-    for read_only in [true, false] {
-        let db = Options::new().read_only(read_only).open(&path).unwrap();
-        assert_eq!(db.get_with(b"long", <[u8]>::len).unwrap(), Some(4_097 * 64 * KIB as usize));
-        assert_eq!(db.check(true).unwrap(), []);
-    }
-    assert!(options.open(&path).unwrap().delete(b"long").unwrap());
-}
-
 fn run(profile: Profile) {
     let cases = number("SLOTDB_CASES", 1_000 * profile.share / 100);
     let first = number("SLOTDB_SEED", 0);
