@@ -86,21 +86,6 @@ fn everything_at_its_default() {
     });
 }
 
-#[test]
-fn more_extents_than_the_first_part_of_their_table_holds() {
-    let dir = fast_dir();
-    let path = dir.path().join("store");
-    let mut options = Options::new();
-    options.create(true).extent_size(64 * KIB).durability(Durability::Eventual);
-    options.open(&path).unwrap().put(b"long", &vec![7; 4_097 * 64 * KIB as usize]).unwrap();
-    for read_only in [true, false] {
-        let db = Options::new().read_only(read_only).open(&path).unwrap();
-        assert_eq!(db.get_with(b"long", <[u8]>::len).unwrap(), Some(4_097 * 64 * KIB as usize));
-        assert_eq!(db.check(true).unwrap(), []);
-    }
-    assert!(options.open(&path).unwrap().delete(b"long").unwrap());
-}
-
 fn run(profile: Profile) {
     let cases = number("SLOTDB_CASES", 1_000 * profile.share / 100);
     let first = number("SLOTDB_SEED", 0);
@@ -269,6 +254,7 @@ impl Case {
             33 => self.second_handle(db),
             34 => self.read_beside(db),
             35 => self.whole(db),
+            37 => self.compact(db),
             36 => {
                 self.note("sync");
                 db.sync().unwrap();
@@ -282,6 +268,17 @@ impl Case {
         db.checkpoint().unwrap();
         let seq = db.stats().unwrap().seq;
         assert_eq!(seq.checkpoint, seq.applied);
+    }
+
+    /// Ended early now and then.
+    fn compact(&mut self, db: &Db) {
+        let mut left = if self.rng.one_in(2) { u64::MAX } else { self.rng.below(4) };
+        self.note(format!("compact, {left} steps at most"));
+        let ended = db.compact(|_| {
+            left = left.saturating_sub(1);
+            left > 0
+        });
+        assert!(ended.unwrap() || left == 0);
     }
 
     /// One commit or abort, alone or of many operations.

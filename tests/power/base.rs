@@ -33,6 +33,22 @@ impl Base {
         })
     }
 
+    /// So many keys with values of so many bytes, of which all but every `left`-th are deleted; as a kill leaves it.
+    fn emptied(keys: usize, len: usize, left: usize) -> Base {
+        let fill = |db: &Db| {
+            let mut txn = db.begin_write().expect("a write transaction");
+            (0..keys).for_each(|n| txn.put(&key(n), &vec![b'0'; len]).expect("a put"));
+            txn.commit().expect("a commit");
+            db.checkpoint().expect("a checkpoint");
+            let mut txn = db.begin_write().expect("a write transaction");
+            for n in (0..keys).filter(|n| n % left != 0) {
+                assert!(txn.delete(&key(n)).expect("a delete"));
+            }
+            txn.commit().expect("a commit");
+        };
+        Base::new(false, fill)
+    }
+
     fn new(checkpoint: bool, fill: impl Fn(&Db)) -> Base {
         let dir = fast_dir();
         let path = dir.path().join("base");
@@ -66,6 +82,17 @@ pub struct Workload {
     pub steps: Vec<Step>,
 }
 
+fn is_long(name: &str) -> bool {
+    ["emptied", "compacted", "cut"].iter().any(|word| name.starts_with(word))
+}
+
+impl Workload {
+    /// Whether it makes many calls.
+    pub fn is_long(&self) -> bool {
+        is_long(&self.name)
+    }
+}
+
 fn put(key: &str, len: usize) -> (Vec<u8>, Option<Vec<u8>>) {
     (key.into(), Some(key.bytes().cycle().take(len).collect()))
 }
@@ -80,8 +107,9 @@ pub fn workloads() -> Vec<Workload> {
     let mut all = Vec::new();
     for (name, base, steps) in plans() {
         let mixes = [[I, E, I], [E, I, E], [I, I, I], [E, E, E]];
-        // What fails there is the checkpoint, whatever the commits are.
-        for mix in &mixes[..if name.starts_with("after") { 1 } else { 4 }] {
+        // These are about checkpoints, whatever the commits are.
+        let few = name.starts_with("after") || is_long(name);
+        for mix in &mixes[..if few { 1 } else { 4 }] {
             let mut mix_left = mix.iter().cycle();
             let steps = steps.iter().cloned().map(|step| match step {
                 Step::Commit(_, writes) => Step::Commit(*mix_left.next().unwrap_or(&I), writes),
@@ -100,6 +128,8 @@ fn plans() -> Vec<(&'static str, Base, Vec<Step>)> {
     let some = Base::filled(20, 100, false);
     let page_full = Base::filled(186, 20, true);
     let segment_full = Base::filled(12, 5_000, false);
+    let index_sparse = Base::emptied(900, 8, 30);
+    let log_dead = Base::emptied(14, 50_000, 7);
     let split = commit((0..9).map(|n| put(&format!("split{n}"), 10)).collect());
     vec![
         ("put", Base::empty(), vec![one("a", 10), one("b", 600), one("a", 20)]),
@@ -111,6 +141,10 @@ fn plans() -> Vec<(&'static str, Base, Vec<Step>)> {
         ("first checkpoint", page_full, vec![split, Step::Checkpoint]),
         ("segment", segment_full, vec![one("a", 3_000), commit(vec![put("b", 4_000), put("c", 9)]), one("d", 9)]),
         ("growth", some.clone(), vec![one("a", 150_000), one("b", 400_000), Step::Checkpoint, one("c", 9)]),
+        ("emptied", index_sparse.clone(), vec![one("a", 9), Step::Checkpoint, one("b", 9), Step::Checkpoint]),
+        ("compacted", index_sparse, vec![one("a", 9), Step::Compact, one("b", 9)]),
+        ("compacted long values", log_dead.clone(), vec![one("k1", 9), Step::Compact, one("b", 9), Step::Reopen]),
+        ("cut at close", log_dead, vec![one("k1", 9), Step::Checkpoint, Step::Reopen, one("b", 90_000), Step::Reopen]),
         ("reopened", some.clone(), vec![one("a", 9), batch(), Step::Reopen, Step::Sync, one("b", 9)]),
         ("reopened again", some.clone(), vec![batch(), Step::Checkpoint, Step::Reopen, one("b", 9), Step::Reopen]),
     ]

@@ -21,6 +21,7 @@ pub enum Step {
     /// A checkpoint whose n-th write fails.
     FailingCheckpoint(u64),
     Sync,
+    Compact,
     /// All processes end; the next one finds memory as it was.
     Reopen,
 }
@@ -40,7 +41,7 @@ impl Step {
 
 pub fn options() -> Options {
     let mut options = Options::new();
-    options.extent_size(EXTENT);
+    options.extent_size(EXTENT).max_dead_ratio(0.1);
     options
 }
 
@@ -154,6 +155,13 @@ impl Run {
                     Err(e) => assert!(self.disk.has_failed(), "{step:?}: {e}"),
                 }
             }
+            Step::Compact => match db.compact(|_| true) {
+                Ok(ended) => {
+                    assert!(ended);
+                    self.all_is_durable();
+                }
+                Err(e) => assert!(self.disk.has_failed(), "{step:?}: {e}"),
+            },
             Step::FailingCheckpoint(n) => {
                 if !self.disk.has_failed() {
                     self.disk.fail(Call::Write, *n, ErrorKind::Other);

@@ -1,9 +1,9 @@
 //! The file stays within bounds for ever, whatever the order of writes, and under a long reader by what is newly dead.
 
-use slotdb::Durability;
+use slotdb::{Durability, Options};
 
 use super::ledger::{EXTENT, Ledger, all, options};
-use crate::support::{rounds, seed};
+use crate::support::{Place, rounds, seed};
 
 /// Bytes of a value, on average.
 const LEN: u64 = 1_000;
@@ -147,4 +147,17 @@ fn an_index_that_shrinks() {
         (0..many).for_each(|n| ledger.put(n, 8));
         ledger.is_sound();
     }
+}
+
+#[test]
+fn more_extents_than_the_first_part_of_their_table_holds() {
+    const LONG: usize = 4_097 * EXTENT as usize;
+    let place = Place::in_memory();
+    options().open(place.store()).unwrap().put(b"long", &vec![7; LONG]).unwrap();
+    for read_only in [true, false] {
+        let db = Options::new().read_only(read_only).open(place.store()).unwrap();
+        assert_eq!(db.get_with(b"long", <[u8]>::len).unwrap(), Some(LONG));
+        assert_eq!(db.check(true).unwrap(), []);
+    }
+    assert!(options().open(place.store()).unwrap().delete(b"long").unwrap());
 }
