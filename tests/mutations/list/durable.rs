@@ -36,22 +36,6 @@ pub const ALL: &[Mutation] = &[
         why: "a flush of nothing",
     },
     Mutation {
-        name: "sync_active_forgotten",
-        file: "src/engine/sync.rs",
-        before: "self.set(Word::SyncActive, self.me().max(1));",
-        after: "",
-        test: "--test power",
-        why: "a dead leader's failed sync is forgotten",
-    },
-    Mutation {
-        name: "dead_leaders_log_not_rewritten",
-        file: "src/engine/sync.rs",
-        before: "            if again {",
-        after: "            if again && position == 1 {",
-        test: "--test power",
-        why: "a sync of pages that a failed one left clean",
-    },
-    Mutation {
         name: "headers_in_one_order",
         file: "src/engine/checkpoint.rs",
         before: "for slot in [0, b] {",
@@ -108,14 +92,6 @@ pub const ALL: &[Mutation] = &[
         why: "pages of the last checkpoint change in place",
     },
     Mutation {
-        name: "pages_active_forgotten",
-        file: "src/engine/checkpoint.rs",
-        before: "self.set(Word::PagesActive, 1);",
-        after: "",
-        test: "--test power",
-        why: "a dead checkpointer's failed sync is forgotten",
-    },
-    Mutation {
         name: "tail_not_wiped",
         file: "src/engine/recover.rs",
         before: "self.write(tail, RecordHeader::new_zeroed().as_bytes())?;",
@@ -128,7 +104,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/recover.rs",
         before: "            self.rewrite(position, len)?;\n",
         after: "",
-        test: "--test power",
+        test: "--test power every_call_fails",
         why: "pages that a failed sync left clean count as durable",
     },
     Mutation {
@@ -152,7 +128,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/recover.rs",
         before: "if crc32fast::hash(bytes) != header.blob_crc.get() {",
         after: "if crc32fast::hash(bytes) ^ header.blob_crc.get() == 1 {",
-        test: "--test bad_input every_flipped_bit",
+        test: "--test bad_input a_blob_with_a_flipped_bit",
         why: "a damaged blob is believed",
     },
     Mutation {

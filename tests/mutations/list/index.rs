@@ -16,7 +16,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: " && header.seq() <= bound)",
         after: " && header.seq() <= bound.max(u64::MAX))",
-        test: "--test power",
+        test: "SLOTDB_SEED=1 --test power random_cuts",
         why: "a deleted key comes back from the checkpoint",
     },
     Mutation {

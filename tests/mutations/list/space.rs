@@ -16,7 +16,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/space.rs",
         before: " && (checkpoint >= retired || !seen)",
         after: " && (checkpoint >= retired || !seen || true)",
-        test: "--test power",
+        test: "SLOTDB_SEED=1 --test power random_cuts",
         why: "space that the durable checkpoint names is reused",
     },
     Mutation {
@@ -32,7 +32,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: "self.retire_page(entry.page(), change.seq, true);",
         after: "self.retire_page(entry.page(), change.seq, false);",
-        test: "--test power",
+        test: "SLOTDB_SEED=1 --test power random_cuts",
         why: "a page that the checkpoint names is reused",
     },
     Mutation {
@@ -105,7 +105,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/shrink.rs",
         before: "self.retire_page(entry.page(), change.seq, !entry.is_mutable());",
         after: "self.retire_page(entry.page(), change.seq, false);",
-        test: "--test power",
+        test: "SLOTDB_SEED=1 --test power random_cuts",
         why: "a page that the checkpoint names is reused",
     },
     Mutation {
