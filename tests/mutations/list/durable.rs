@@ -36,22 +36,6 @@ pub const ALL: &[Mutation] = &[
         why: "a flush of nothing",
     },
     Mutation {
-        name: "headers_in_one_order",
-        file: "src/engine/checkpoint.rs",
-        before: "for slot in [0, b] {",
-        after: "for slot in [b, 0] {",
-        test: "--test power a_cut_at_every_call",
-        why: "both slots in flight at once",
-    },
-    Mutation {
-        name: "slot_b_not_brought_up_first",
-        file: "src/engine/checkpoint.rs",
-        before: "        self.write_slot(b, &again)?;\n",
-        after: "        let _ = &again;\n",
-        test: "--test power a_cut_inside",
-        why: "slot A is overwritten while B may be torn",
-    },
-    Mutation {
         name: "header_not_synced",
         file: "src/engine/checkpoint.rs",
         before: "self.sync_range(slot, HEADER_LEN as u64).map_err(|e| self.poison(e))",

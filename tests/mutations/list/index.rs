@@ -75,12 +75,4 @@ pub const ALL: &[Mutation] = &[
         test: "--test format keys_whose_hash_bits",
         why: "two keys whose hashes agree are one",
     },
-    Mutation {
-        name: "newest_version_as_it_is",
-        file: "src/index/mod.rs",
-        before: "self.version_at(newest, seq)",
-        after: "self.record(newest.position).map(Some).map(|r| r.filter(|_| seq > 0))",
-        test: "--test model few_keys",
-        why: "snapshots see what came later",
-    },
 ];
