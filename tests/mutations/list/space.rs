@@ -76,20 +76,4 @@ pub const ALL: &[Mutation] = &[
         test: "--test bad_input stays_usable",
         why: "a store to a hole finds the disk full",
     },
-    Mutation {
-        name: "free_page_counted_twice",
-        file: "src/pages.rs",
-        before: "if busy == map_pages && self",
-        after: "if busy >= map_pages && self",
-        test: "--test model few_keys",
-        why: "an index extent with pages in use is handed out",
-    },
-    Mutation {
-        name: "moved_over_the_cutoff",
-        file: "src/index/shrink.rs",
-        before: "let past = slot.pointer.is_tombstone() && self.is_past(slot.pointer, bound)?;",
-        after: "let past = slot.pointer.is_tombstone();",
-        test: "--test model few_keys",
-        why: "a tombstone that a snapshot needs is gone",
-    },
 ];
