@@ -48,7 +48,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/readers.rs",
         before: " || !self.try_process_byte(number)? {",
         after: " {",
-        test: "--test processes the_process_table",
+        test: "--test processes",
         why: "cells of living processes are cleared",
     },
     Mutation {
