@@ -215,6 +215,18 @@ fn a_pointer_in_front_of_the_log_is_refused() {
 }
 
 #[test]
+fn a_blob_with_a_flipped_bit_is_refused() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    for at in header.blob..header.blob + header.blob_len {
+        let mut image = sample.image.clone();
+        image.0[at as usize] ^= 1 << (at % 8);
+        let error = refused_untouched(&sample, &image);
+        assert!(error.contains("checksum of the checkpoint blob"), "{error}");
+    }
+}
+
+#[test]
 fn a_blob_of_another_checkpoint_is_refused() {
     let sample = Sample::new();
     let header = sample.image.header();

@@ -83,21 +83,4 @@ pub const ALL: &[Mutation] = &[
         test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom publish",
         why: "a commit returns before its own process can see it",
     },
-    Mutation {
-        name: "eventual_past_an_immediate_one",
-        file: "src/engine/commit.rs",
-        before: "core.get(Word::Durable) < core.get(Word::LastImmediate)",
-        after: "core.get(Word::Durable) > core.get(Word::LastImmediate)",
-        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom an_eventual_commit_publishes",
-        why: "an Immediate commit is seen before it is durable",
-    },
-    Mutation {
-        name: "directory_moves_before_its_copy",
-        file: "src/index/directory.rs",
-        before: "        let new = Root::new(self.position_of(first), old.depth());\n",
-        after: "        let new = Root::new(self.position_of(first), old.depth());\n        \
-            self.set(Word::Root, new.raw());\n",
-        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom a_directory_that_moves",
-        why: "a reader finds a directory without entries",
-    },
 ];

@@ -16,7 +16,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/open.rs",
         before: "locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;\n    Ok(Role::ReadsShared)",
         after: "Ok(Role::ReadsShared)",
-        test: "--test processes reading",
+        test: "--test processes a_read_only_snapshot_outlives",
         why: "the words are set up anew under a reader",
     },
     Mutation {
