@@ -215,8 +215,14 @@ impl Case {
     fn copy(&mut self) -> PathBuf {
         let copy = self.dir.path().join(format!("copy {}", self.rng.next()));
         self.note("copy as it is");
-        std::fs::copy(&self.path, &copy).unwrap();
-        copy
+        // As of one moment: a checkpoint may be running beside it.
+        let same = || std::fs::read(&self.path).unwrap() == std::fs::read(&copy).unwrap();
+        loop {
+            std::fs::copy(&self.path, &copy).unwrap();
+            if same() {
+                return copy;
+            }
+        }
     }
 
     /// Half of the keys, in transactions of all sizes.
