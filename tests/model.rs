@@ -217,12 +217,8 @@ impl Case {
         self.note("copy as it is");
         // As of one moment: a checkpoint may be running beside it.
         let same = || std::fs::read(&self.path).unwrap() == std::fs::read(&copy).unwrap();
-        loop {
-            std::fs::copy(&self.path, &copy).unwrap();
-            if same() {
-                return copy;
-            }
-        }
+        while std::fs::copy(&self.path, &copy).is_err() || !same() {}
+        copy
     }
 
     /// Half of the keys, in transactions of all sizes.
