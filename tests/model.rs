@@ -217,7 +217,7 @@ impl Case {
         self.note("copy as it is");
         // As of one moment: a checkpoint may be running beside it.
         let same = || std::fs::read(&self.path).unwrap() == std::fs::read(&copy).unwrap();
-        while std::fs::copy(&self.path, &copy).is_err() || !same() {}
+        while std::fs::copy(&self.path, &copy).unwrap() == 0 || !same() {}
         copy
     }
 

@@ -118,7 +118,7 @@ impl Store {
         options.durability(Durability::Eventual).writer_lock(WriterLock::EachCommit);
         let db = options.open(&path).expect("a new store");
         let file = || std::fs::File::options().read(true).write(true).open(&path).expect("the store's file");
-        let disk = Arc::new(FileDisk::new(file(), true, EXTENT, 64 << 20).expect("mapped"));
+        let disk = Arc::new(FileDisk::new(file(), true, EXTENT, 64 << 20, None).expect("mapped"));
         let mut header = vec![0; size_of::<crate::format::header::Header>()];
         crate::sys::file::read_exact_at(&file(), 0, &mut header).expect("a header");
         let header: crate::format::header::Header = zerocopy::FromBytes::read_from_bytes(&header).expect("its length");
@@ -249,6 +249,14 @@ impl Disk for Watched {
 
     fn allocate(&self, pos: u64, len: u64) -> std::io::Result<()> {
         self.store.disk.allocate(pos, len)
+    }
+
+    fn punch(&self, pos: u64, len: u64) -> std::io::Result<()> {
+        self.store.disk.punch(pos, len)
+    }
+
+    fn truncate(&self, len: u64) -> std::io::Result<()> {
+        self.store.disk.truncate(len)
     }
 
     fn len(&self) -> std::io::Result<u64> {
