@@ -177,7 +177,16 @@ impl Image {
     }
 
     pub fn read(path: &Path) -> Image {
-        Image(std::fs::read(path).expect("the store can be read"))
+        // As of one moment: a checkpoint may be running beside it.
+        let read = || std::fs::read(path).expect("the store can be read");
+        let mut image = read();
+        loop {
+            let again = read();
+            if again == image {
+                return Image(image);
+            }
+            image = again;
+        }
     }
 
     /// Writes the file, with holes where there are only zeros, which is most of it.
