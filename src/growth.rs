@@ -9,7 +9,7 @@ use crate::format::extent::{ExtentState, Kind};
 use crate::format::{MAX_POSITION, round_up};
 
 /// Growth is so much of the file, ...
-const GROWTH_SHARE: u64 = 32;
+const GROWTH_SHARE: u64 = 64;
 /// ... but at most this many bytes.
 const MOST_GROWTH: u64 = 256 << 20;
 
