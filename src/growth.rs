@@ -128,6 +128,19 @@ impl Core {
         }
     }
 
+    /// Lets the next extent that is handed out be the first one that is not in use, if that lies before `end`: a hole
+    /// there gets its space again.
+    pub fn prefer_front(&self, end: u64) {
+        let is_room = |&n: &u64| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
+        let Some(first) = (0..end.min(self.extents())).find(is_room) else { return };
+        let is_hole = self.extent(first).state().kind() == Kind::Hole;
+        if is_hole && self.disk.allocate(self.position_of(first), self.geometry.extent).is_ok() {
+            self.extent(first).set_state(ExtentState::new(Kind::Free));
+            self.add(Word::Free, 1);
+        }
+        self.set(Word::FreeHint, 0);
+    }
+
     /// First of `run` extents in a row that are free or holes; the holes among them have space now.
     pub fn find_with_holes(&self, run: u64) -> Option<u64> {
         let mut found = 0;

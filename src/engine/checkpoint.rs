@@ -22,11 +22,11 @@ use crate::sys::lock::Mode;
 /// Least log since the last checkpoint that begins one.
 const LEAST_LOG: u64 = 64 << 20;
 /// Extents retired since the last checkpoint that begin one: so much of the log, ...
-const RETIRED_SHARE: u64 = 5;
+const RETIRED_SHARE: u64 = 4;
 /// ... but not fewer than this.
 const LEAST_RETIRED: u64 = 8;
-/// A file may be so much longer than what lives in it before commits wait for a checkpoint: as long again less a 32nd of
-/// the whole, or this.
+/// A file may be so much longer than what lives in it before commits wait for a checkpoint: as long again less a
+/// tenth, or this.
 const LEAST_SLACK: u64 = 56 << 20;
 /// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
 pub const CLOSE_LOG: u64 = 1 << 20;
@@ -224,8 +224,9 @@ impl Engine {
         let retired = core.get(Word::RetiredTotal).saturating_sub(core.get(Word::CheckpointRetired));
         let share = LEAST_RETIRED.max(core.get(Word::LogExtents) / RETIRED_SHARE);
         let least = core.extent_of(asked.unwrap_or(0));
-        let space = retired / share.max(least);
-        if retired >= LEAST_RETIRED.max(least) && core.is_tight(index) { 2 } else { log.max(space) }
+        let due = log.max(retired / share.max(least));
+        let is_tight = retired >= LEAST_RETIRED.max(least) && core.is_tight(index);
+        if is_tight || due == 1 && core.is_narrow(index) { 2 } else { due }
     }
 
     /// Waits for a checkpoint that this process runs beside the commits.
@@ -244,13 +245,26 @@ fn blob_extent(first: u64, run: u64, kind: u32, live: u64) -> BlobExtent {
 }
 
 impl Core {
-    /// The next segment would make a file longer that has twice the size of what lives in it, for want of a checkpoint.
-    fn is_tight(&self, index: u64) -> bool {
+    /// Bytes that the file may have before commits wait for checkpoints: about twice the size of what lives in it.
+    fn most(&self, index: u64) -> u64 {
         let (_, ends) = self.ends();
         let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32)).saturating_add(index);
-        let file = self.position_of(self.extents());
-        let most = (live.saturating_mul(2) - live / 16).max(live.saturating_add(LEAST_SLACK));
-        self.get(Word::Free) <= self.standing_reserve() + 1 && file > most
+        (live.saturating_mul(2) - live / 10).max(live.saturating_add(LEAST_SLACK))
+    }
+
+    /// The next segment would make a file longer that is long enough, for want of a checkpoint.
+    fn is_tight(&self, index: u64) -> bool {
+        let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
+        spare <= 1 && self.position_of(self.extents()) > self.most(index)
+    }
+
+    /// Copies of all index pages, which commits beside a checkpoint may make, would make the file longer than it should
+    /// be.
+    fn is_narrow(&self, index: u64) -> bool {
+        let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
+        let room = self.position_of(spare) + self.get(Word::FreePages) * PAGE;
+        let more = index.saturating_sub(room);
+        more > 0 && self.position_of(self.extents()).saturating_add(more) > self.most(index)
     }
 
     /// Clears all mutable bits; lists the pages, and which of them changed since the last durable checkpoint.

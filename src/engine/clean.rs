@@ -14,8 +14,8 @@ use crate::format::record::{Kind, RECORD_HEADER, SEGMENT_HEADER};
 use crate::log::Record;
 use crate::log::append::Batch;
 
-/// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 60 % live.
-const PACE: u64 = 4;
+/// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 80 % live.
+const PACE: u64 = 8;
 /// Once begun, cleaning goes on until a checkpoint, or until the dead share is so much of the limit.
 const UNTIL: f64 = 0.6;
 /// Most bytes of a victim that one commit walks.
