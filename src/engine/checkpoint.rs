@@ -26,8 +26,8 @@ const RETIRED_SHARE: u64 = 4;
 /// ... but not fewer than this.
 const LEAST_RETIRED: u64 = 8;
 /// A file may be so much longer than what lives in it before commits wait for a checkpoint: as long again less a
-/// tenth, or this.
-const LEAST_SLACK: u64 = 56 << 20;
+/// tenth, or so many extents.
+const LEAST_SLACK: u64 = 28;
 /// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
 pub const CLOSE_LOG: u64 = 1 << 20;
 
@@ -249,7 +249,7 @@ impl Core {
     fn most(&self, index: u64) -> u64 {
         let (_, ends) = self.ends();
         let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32)).saturating_add(index);
-        (live.saturating_mul(2) - live / 10).max(live.saturating_add(LEAST_SLACK))
+        (live.saturating_mul(2) - live / 10).max(live.saturating_add(self.position_of(LEAST_SLACK)))
     }
 
     /// The next segment would make a file longer that is long enough, for want of a checkpoint.

@@ -168,8 +168,9 @@ impl Engine {
         let pages = core.pages_in_use();
         let slots = pages * (LINES * SLOTS) as u64;
         let cutoff = core.index_cutoff(pages);
-        if pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys || cutoff != u64::MAX {
-            self.shrink_index(Thrift { fill: PACED, cutoff, tombstones: false })?;
+        let is_sparse = pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys;
+        if is_sparse || cutoff != u64::MAX {
+            self.shrink_index(Thrift { fill: PACED, cutoff, tombstones: is_sparse })?;
         }
         Ok(())
     }
