@@ -151,9 +151,9 @@ impl Thread<'_> {
 
 impl Env {
     fn get<R>(&self, txn: *mut mdb::MDBX_txn, key: &Key, then: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        let (mut key, mut data) = (bytes(key), bytes(&[]));
+        let (key, mut data) = (bytes(key), bytes(&[]));
         // SAFETY: both values live through the call, and what comes back for as long as the transaction.
-        match unsafe { mdb::mdbx_get(txn, self.dbi, &mut key, &mut data) } {
+        match unsafe { mdb::mdbx_get(txn, self.dbi, &key, &mut data) } {
             // SAFETY: as above.
             0 => Ok(Some(then(unsafe { borrowed(&data) }))),
             mdb::MDBX_NOTFOUND => Ok(None),
@@ -163,9 +163,9 @@ impl Env {
 
     fn put(&self, txn: *mut mdb::MDBX_txn, key: &Key, version: u64) -> Result<()> {
         let value = value(key, version);
-        let (mut key, mut data) = (bytes(key), bytes(&value));
+        let (key, mut data) = (bytes(key), bytes(&value));
         // SAFETY: both values live through the call, which copies them.
-        done(unsafe { mdb::mdbx_put(txn, self.dbi, &mut key, &mut data, 0) })
+        done(unsafe { mdb::mdbx_put(txn, self.dbi, &key, &mut data, 0) })
     }
 }
 
