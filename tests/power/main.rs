@@ -146,7 +146,8 @@ fn a_lost_batch_is_not_completed_by_its_successor() {
     let sectors = whole.choices().len() - 1;
     assert!(sectors >= 4, "the batch has sectors that both batches write alike");
     for lost in 0..sectors {
-        let picks: Vec<u64> = (0..=sectors).map(|n| u64::from(n != lost + 1)).collect();
+        let newest = whole.choices().into_iter().map(|n| n - 1).enumerate();
+        let picks: Vec<u64> = newest.map(|(n, pick)| if n == lost + 1 { 0 } else { pick }).collect();
         let second = after_batch(whole.cut(&picks, rng.next()), &batch("next"));
         let promise = Promise::new(vec![base.state.clone(), after(&base.state, &batch("next"))]);
         for n in 0..second.choices().iter().product() {
