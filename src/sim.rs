@@ -62,6 +62,10 @@ struct State {
     seen: Vec<u8>,
     /// Sectors that the next sync of their range writes.
     dirty: BTreeSet<u64>,
+    /// Extents that have space.
+    held: BTreeSet<u64>,
+    /// So many have at most.
+    room: u64,
     /// Calls so far, by kind.
     counts: [u64; 4],
     /// The call that fails.
@@ -103,9 +107,10 @@ impl SimDisk {
             claimed: 0,
         };
         let state = State {
-            now,
             seen,
             dirty: BTreeSet::new(),
+            held: (0..(now.durable.len() as u64).div_ceil(extent)).collect(),
+            room: u64::MAX,
             counts: [0; 4],
             failing: None,
             failed: false,
@@ -113,6 +118,7 @@ impl SimDisk {
             keep: 0,
             kept: Vec::new(),
             noise: Noise(0),
+            now,
         };
         Ok(SimDisk(Arc::new(Inner { file, extent, state: Mutex::new(state) }), map))
     }
@@ -177,6 +183,11 @@ impl SimDisk {
         self.0.state.lock().deadly = true;
     }
 
+    /// The disk is full when so many extents have space.
+    pub fn limit(&self, extents: u64) {
+        self.0.state.lock().room = extents;
+    }
+
     /// Whether the call that was to fail has.
     pub fn has_failed(&self) -> bool {
         self.0.state.lock().failed
@@ -226,6 +237,7 @@ impl SimDisk {
                 let memory = &mut memory[..PIECE.min((part.end - at) as usize)];
                 file.read_exact_at(memory, at)?;
                 if *memory != state.seen[at as usize..at as usize + memory.len()] {
+                    assert!(state.held.contains(&(at / self.0.extent)), "a store to no space");
                     state.take_over(at / SECTOR, memory);
                 }
                 at += memory.len() as u64;
@@ -233,6 +245,10 @@ impl SimDisk {
         }
         state.now.claimed = self.claimed(volatile.start);
         Ok(())
+    }
+
+    fn extents(&self, pos: u64, len: u64) -> Range<u64> {
+        pos / self.0.extent..(pos + len).div_ceil(self.0.extent)
     }
 
     /// Others may count on this at once.
@@ -319,7 +335,7 @@ impl Disk for SimDisk {
     fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.state.lock();
         let begun = self.begin(&mut state, Call::Write);
-        assert!(pos + bytes.len() as u64 <= state.seen.len() as u64, "write of space that was not allocated");
+        assert!(self.extents(pos, bytes.len() as u64).all(|n| state.held.contains(&n)), "a write to no space");
         // A failed write leaves any part.
         let part = if begun.is_err() { state.noise.below(bytes.len() as u64) as usize } else { bytes.len() };
         self.0.file.as_file().write_all_at(&bytes[..part], pos)?;
@@ -352,6 +368,11 @@ impl Disk for SimDisk {
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::Allocate)?;
+        let wanted: Vec<u64> = self.extents(pos, len).filter(|n| !state.held.contains(n)).collect();
+        if (state.held.len() + wanted.len()) as u64 > state.room {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        state.held.extend(wanted);
         file::allocate(self.0.file.as_file(), pos, len)?;
         let end = self.len()?;
         if end > state.seen.len() as u64 {
@@ -365,7 +386,10 @@ impl Disk for SimDisk {
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::GiveBack)?;
         file::punch(self.0.file.as_file(), pos, len)?;
-        self.observe(&mut state)
+        self.observe(&mut state)?;
+        let gone = self.extents(pos, len);
+        state.held.retain(|n| !gone.contains(n));
+        Ok(())
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
@@ -373,6 +397,8 @@ impl Disk for SimDisk {
         self.begin(&mut state, Call::GiveBack)?;
         self.0.file.as_file().set_len(len)?;
         state.seen.truncate(len as usize);
+        let left = self.extents(0, len);
+        state.held.retain(|n| left.contains(n));
         state.dirty.retain(|sector| sector * SECTOR < len);
         state.now.lens.push(len);
         Ok(())

@@ -7,6 +7,7 @@
 mod base;
 #[path = "../common/mod.rs"]
 mod common;
+mod full;
 mod heirs;
 mod judge;
 mod run;

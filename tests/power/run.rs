@@ -95,6 +95,8 @@ pub struct Run {
     live: Vec<State>,
     /// A process has died, and none that writes has looked yet at what it has left.
     unsettled: bool,
+    /// The disk may be full.
+    small: bool,
     /// The store was opened anew after the failure.
     mended: bool,
     /// All promises so far; the last one holds now. The disk notes their indexes.
@@ -128,6 +130,7 @@ impl Run {
             db: None,
             live: vec![base.state.clone()],
             unsettled: false,
+            small: false,
             mended: false,
             promises,
         }
@@ -138,6 +141,18 @@ impl Run {
             Ok(db) => self.db = Some(db),
             Err(e) => assert!(self.disk.has_failed(), "cannot open: {e}"),
         }
+    }
+
+    /// The disk has space for so many extents.
+    pub fn limit(&mut self, extents: u64) {
+        self.disk.limit(extents);
+        self.small = true;
+    }
+
+    /// What the store holds.
+    pub fn state(&self) -> &State {
+        assert_eq!(self.live.len(), 1);
+        &self.live[0]
     }
 
     /// Keeps one in `n` moments from now on.
@@ -194,6 +209,7 @@ impl Run {
                     assert!(ended);
                     self.all_is_durable();
                 }
+                Err(Error::Full { .. }) if self.small => {}
                 Err(e) => assert!(self.disk.has_failed(), "{step:?}: {e}"),
             },
             Step::FailingCheckpoint(n) => {
@@ -279,6 +295,8 @@ impl Run {
                     self.all_is_durable();
                 }
             }
+            // It says so before the first byte.
+            Err(Error::Full { .. }) if self.small => {}
             Err(e) => {
                 assert!(self.disk.has_failed(), "commit: {e}");
                 self.live.extend(afterwards);
