@@ -51,7 +51,7 @@ pub enum Call {
     Sync,
     /// `Disk::allocate`
     Allocate,
-    /// `Disk::punch` and `Disk::truncate`
+    /// `Disk::punch`, `Disk::scatter` and `Disk::truncate`
     GiveBack,
 }
 
@@ -390,6 +390,10 @@ impl Disk for SimDisk {
         let gone = self.extents(pos, len);
         state.held.retain(|n| !gone.contains(n));
         Ok(())
+    }
+
+    fn scatter(&self, pos: u64, len: u64) -> io::Result<()> {
+        self.punch(pos, len)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
