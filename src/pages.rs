@@ -45,6 +45,9 @@ impl Core {
         while self.get(Word::FreePages) < count {
             // Not an index extent before its page map is right: a death in between leaves it out of use.
             let number = self.take_run(Kind::Fixed, 1, claim)?;
+            if let Err(e) = self.disk.scatter(self.position_of(number), self.geometry.extent) {
+                log::warn!("{}: index pages may be written more often than need be: {e}", self.path.display());
+            }
             self.format_index_extent(number);
             self.extent(number).set_state(ExtentState::new(Kind::Index));
         }

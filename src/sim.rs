@@ -45,7 +45,7 @@ pub enum Call {
     Sync,
     /// `Disk::allocate`
     Allocate,
-    /// `Disk::punch` and `Disk::truncate`
+    /// `Disk::punch`, `Disk::scatter` and `Disk::truncate`
     GiveBack,
 }
 
@@ -460,6 +460,10 @@ impl Disk for SimDisk {
         self.begin(&mut state, Call::GiveBack)?;
         file::punch(self.0.file.as_file(), pos, len)?;
         self.observe(&mut state)
+    }
+
+    fn scatter(&self, pos: u64, len: u64) -> io::Result<()> {
+        self.punch(pos, len)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

@@ -33,6 +33,10 @@ pub trait Disk: Send + Sync {
     /// next sync of the range a power cut may leave what stood there.
     fn punch(&self, pos: u64, len: u64) -> io::Result<()>;
 
+    /// Prepares a range of allocated space that nobody reads for scattered stores through the map: each then makes one
+    /// page of memory dirty, and not the many that the system may hold as one. What stood there may be gone or not.
+    fn scatter(&self, pos: u64, len: u64) -> io::Result<()>;
+
     /// Makes the file shorter. Nobody else has it open, and the map is not used beyond `len` any more.
     fn truncate(&self, len: u64) -> io::Result<()>;
 
@@ -97,6 +101,10 @@ impl Disk for FileDisk {
         file::punch(&self.file, pos, len)
     }
 
+    fn scatter(&self, pos: u64, len: u64) -> io::Result<()> {
+        file::scatter(&self.file, pos, len)
+    }
+
     fn truncate(&self, len: u64) -> io::Result<()> {
         rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))?;
         Ok(())
@@ -138,6 +146,10 @@ impl Disk for PrivateDisk {
     }
 
     fn punch(&self, _pos: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn scatter(&self, _pos: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
 

@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, IFlags};
+use rustix::fs::{Advice, FallocateFlags, IFlags};
 use rustix::io::Errno;
+
+/// Bytes that are asked for ahead at a time: systems do not take more than this in one call for granted.
+const AHEAD: u64 = 128 << 10;
 
 /// Writes all of `bytes` at `pos`, or fails.
 pub fn write_all_at(file: &File, pos: u64, bytes: &[u8]) -> io::Result<()> {
@@ -61,6 +65,23 @@ pub fn punch(file: &File, pos: u64, len: u64) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => Ok(()),
         done => Ok(done?),
     }
+}
+
+/// Makes the page cache hold a range of allocated space in pages of its least size, where the file system can. What
+/// stood there is gone then.
+///
+/// A store through a map makes the whole folio dirty that holds its page, which may have 2 MiB. Faults in a row make
+/// large folios; what is read ahead on demand comes in the least size.
+pub fn scatter(file: &File, pos: u64, len: u64) -> io::Result<()> {
+    let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, pos, len)) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        done => done?,
+    }
+    for at in (pos..pos + len).step_by(AHEAD as usize) {
+        rustix::fs::fadvise(file, at, NonZeroU64::new(AHEAD.min(pos + len - at)), Advice::WillNeed)?;
+    }
+    Ok(())
 }
 
 /// What tells one file from another, whatever its names.

@@ -255,6 +255,10 @@ impl Disk for Watched {
         self.store.disk.punch(pos, len)
     }
 
+    fn scatter(&self, pos: u64, len: u64) -> std::io::Result<()> {
+        self.store.disk.scatter(pos, len)
+    }
+
     fn truncate(&self, len: u64) -> std::io::Result<()> {
         self.store.disk.truncate(len)
     }
