@@ -56,7 +56,7 @@ impl Sample {
         }
         db.checkpoint().unwrap();
         let mut states = vec![pairs.clone()];
-        for (key, len) in [("key 1", 5), ("key 3", 100), ("long", 70_000), ("", 0), ("key 2", 3)] {
+        for (key, len) in [("key 1", 5), ("key 3", 100), ("long", 60_000), ("", 0), ("key 2", 3)] {
             // Zeros, so that not most of what is in the file is one value.
             put(&mut pairs, key, &vec![0; len]);
             states.push(pairs.clone());

@@ -92,9 +92,7 @@ impl Engine {
                 core.set(Word::CleanSegment, cleaning.segment);
             }
             Walked::ToDamage(at) => {
-                log::error!("{}: record at {at} is damaged; its segment is kept as it is", core.path.display());
-                // Nothing to gain here any more, and never empty: neither a victim again nor retired.
-                extent.set_live(extent.run() * core.geometry.extent);
+                core.keep_segment(head, at);
                 core.set(Word::CleanSegment, 0);
             }
             Walked::ToTheEnd => {

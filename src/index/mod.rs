@@ -143,8 +143,13 @@ impl Core {
     /// Takes a record that was replaced off its segment's live bytes, and retires the segment when nothing is left.
     fn subtract(&self, position: u64, change: Change<'_>) -> Result<()> {
         let head = self.head_of(position)?;
-        let live = self.add_live(head, -(self.record(position)?.header.len() as i64));
-        if live == 0 && !change.busy.contains(&head) {
+        let len = self.record(position)?.header.len();
+        if self.extent(head).live() < len {
+            // Counts are never too low: of the length and the count one is wrong.
+            self.keep_segment(head, position);
+            return Ok(());
+        }
+        if self.add_live(head, -(len as i64)) == 0 && !change.busy.contains(&head) {
             self.retire_segment(head, change.seq);
         }
         Ok(())

@@ -92,4 +92,20 @@ pub const ALL: &[Mutation] = &[
         test: "--test power a_full_disk",
         why: "an extent is handed out while its space goes back",
     },
+    Mutation {
+        name: "damaged_segment_is_emptied",
+        file: "src/index/mod.rs",
+        before: "if self.extent(head).live() < len {",
+        after: "if false {",
+        test: "--test fuzz what_was_found",
+        why: "a forged length retires a segment with live records",
+    },
+    Mutation {
+        name: "volatile_not_cleared",
+        file: "src/engine/recover.rs",
+        before: "        self.clear_volatile()?;",
+        after: "",
+        test: "--test bad_input noise",
+        why: "a recovery takes over words of an earlier time",
+    },
 ];
