@@ -226,7 +226,9 @@ impl Engine {
         let least = core.extent_of(asked.unwrap_or(0));
         let due = log.max(retired / share.max(least));
         let is_tight = retired >= LEAST_RETIRED.max(least) && core.is_tight(index);
-        if is_tight || due == 1 && core.is_narrow(index) { 2 } else { due }
+        // On a full disk deletes and the cleaner use the reserve; what they have retired gives it back.
+        let is_short = retired > 0 && core.get(Word::Free) < core.standing_reserve();
+        if is_tight || is_short || due == 1 && core.is_narrow(index) { 2 } else { due }
     }
 
     /// Waits for a checkpoint that this process runs beside the commits.
