@@ -38,8 +38,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "busy_segment_retired",
         file: "src/index/mod.rs",
-        before: "if live == 0 && !change.busy.contains(&head) {",
-        after: "if live == 0 {",
+        before: "if self.add_live(head, -(len as i64)) == 0 && !change.busy.contains(&head) {",
+        after: "if self.add_live(head, -(len as i64)) == 0 {",
         test: "--test model few_keys",
         why: "the segment of the tail is retired",
     },
@@ -63,8 +63,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "dead_records_are_copied",
         file: "src/engine/clean.rs",
-        before: ".is_some_and(|newest| newest.position == at);",
-        after: ".is_some();",
+        before: "if self.is_newest(hash, at)? && batch",
+        after: "if batch",
         test: "--test format what_the_store_writes",
         why: "the cleaner brings old values back",
     },
