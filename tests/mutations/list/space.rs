@@ -92,4 +92,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test power a_full_disk",
         why: "an extent is handed out while its space goes back",
     },
+    Mutation {
+        name: "cut_under_a_reader",
+        file: "src/engine/compact.rs",
+        before: "if readers.is_some() || ",
+        after: "if readers.is_some() && before == 0 || ",
+        test: "--test space a_long_file_that_a_lone_reader",
+        why: "a reader's map ends behind the file",
+    },
 ];
