@@ -239,6 +239,8 @@ pub struct Core {
     pub writable: bool,
     /// Whether the file system is one that loses all with the power.
     pub volatile_fs: bool,
+    /// Whether reads verify checksums.
+    pub verify: bool,
 }
 
 impl Core {
@@ -388,12 +390,15 @@ impl Core {
         self.geometry.extent + TABLE_AT
     }
 
-    /// Zeroes the volatile extent. Alone on the store.
+    /// Zeroes the volatile extent. Alone on the store. What is zero stays untouched, so that an opening makes only the
+    /// pages dirty that were in use.
     pub fn clear_volatile(&self) -> Result<()> {
         let mut position = self.geometry.extent;
         while position < self.geometry.extent + VOLATILE_LEN {
             let line = self.map.words::<8>(position).ok_or_else(|| self.corrupt(position, "file too short"))?;
-            line.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            for word in line.iter().filter(|word| word.load(Ordering::Relaxed) != 0) {
+                word.store(0, Ordering::Relaxed);
+            }
             position += 64;
         }
         Ok(())

@@ -280,12 +280,20 @@ impl Core {
         search(hint, end).or_else(|| search(0, hint.min(end)))
     }
 
-    /// Adds to a segment's live bytes; never below zero, since a death in mid-apply may have miscounted.
+    /// Adds to a segment's live bytes; never below zero.
     pub fn add_live(&self, head: u64, difference: i64) -> u64 {
         let extent = self.extent(head);
         let live = extent.live().saturating_add_signed(difference);
         extent.set_live(live);
         live
+    }
+
+    /// Keeps a segment in which something is damaged. Counted as full of live records it is neither a victim of the
+    /// cleaner nor ever empty.
+    pub fn keep_segment(&self, head: u64, damage: u64) {
+        log::error!("{}: record at {damage} is damaged; its segment is kept as it is", self.path.display());
+        let extent = self.extent(head);
+        extent.set_live(extent.run() * self.geometry.extent);
     }
 }
 

@@ -92,9 +92,7 @@ impl Engine {
                 core.set(Word::CleanSegment, cleaning.segment);
             }
             Walked::ToDamage(at) => {
-                log::error!("{}: record at {at} is damaged; its segment is kept as it is", core.path.display());
-                // Nothing to gain here any more, and never empty: neither a victim again nor retired.
-                extent.set_live(extent.run() * core.geometry.extent);
+                core.keep_segment(head, at);
                 core.set(Word::CleanSegment, 0);
             }
             Walked::ToTheEnd => {
@@ -158,8 +156,7 @@ impl Core {
                 Some(Kind::Link) => return Ok(Walked::ToTheEnd),
                 Some(kind @ (Kind::Put | Kind::Delete)) => {
                     let hash = hash_key(record.key(), self.geometry.seed);
-                    let live = self.find(hash, record.key())?.is_some_and(|newest| newest.position == at);
-                    if live && batch.find(hash, record.key()).is_none() {
+                    if self.is_newest(hash, at)? && batch.find(hash, record.key()).is_none() {
                         batch.push_moved(kind, hash, record.key(), record.value(), at);
                     }
                 }

@@ -14,7 +14,7 @@ use crate::common::fast_dir;
 use crate::common::raw::Image;
 
 /// Bytes that are looked at together.
-const PIECE: usize = 4096;
+const PIECE: usize = 64 << 10;
 /// Header slots of the golden store.
 const SLOTS: [u64; 2] = [0, 32 << 10];
 /// Keys of the golden store, and one that is not in it.

@@ -15,7 +15,7 @@ fn a_full_disk_is_compacted_and_filled_again() {
     let mut cuts = Cuts::new(seed, 1, false);
     for round in 0..number("SLOTDB_ROUNDS", 1) {
         let mut rng = Rng::new(seed.wrapping_add(round));
-        let mut run = Run::start(&base, 80, rng.next());
+        let mut run = Run::start(&base, 40, rng.next());
         run.limit(36 + rng.below(16));
         for cycle in 0..2 {
             let puts = fill(&mut run, &mut rng);

@@ -100,4 +100,20 @@ pub const ALL: &[Mutation] = &[
         test: "--test space a_long_file_that_a_lone_reader",
         why: "a reader's map ends behind the file",
     },
+    Mutation {
+        name: "damaged_segment_is_emptied",
+        file: "src/index/mod.rs",
+        before: "if self.extent(head).live() < len {",
+        after: "if false {",
+        test: "--test fuzz what_was_found",
+        why: "a forged length retires a segment with live records",
+    },
+    Mutation {
+        name: "volatile_not_cleared",
+        file: "src/engine/recover.rs",
+        before: "        self.clear_volatile()?;",
+        after: "",
+        test: "--test bad_input noise",
+        why: "a recovery takes over words of an earlier time",
+    },
 ];
