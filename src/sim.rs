@@ -393,7 +393,11 @@ impl Disk for SimDisk {
     }
 
     fn scatter(&self, pos: u64, len: u64) -> io::Result<()> {
-        self.punch(pos, len)
+        let mut state = self.0.state.lock();
+        self.begin(&mut state, Call::GiveBack)?;
+        // What stood there is gone, the space is not.
+        file::punch(self.0.file.as_file(), pos, len)?;
+        self.observe(&mut state)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

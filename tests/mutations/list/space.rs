@@ -32,7 +32,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: "self.retire_page(entry.page(), change.seq, true);",
         after: "self.retire_page(entry.page(), change.seq, false);",
-        test: "SLOTDB_SEED=1 --test power random_cuts",
+        test: "SLOTDB_SEED=1 SLOTDB_ROUNDS=4 --test power random_cuts",
         why: "a page that the checkpoint names is reused",
     },
     Mutation {
@@ -85,12 +85,12 @@ pub const ALL: &[Mutation] = &[
         why: "a file is longer than the extents that its table knows",
     },
     Mutation {
-        name: "space_of_others_punched",
-        file: "src/growth.rs",
-        before: "                    extent.set_state(ExtentState::new(Kind::Punching));\n",
-        after: "",
-        test: "--test power a_full_disk",
-        why: "an extent is handed out while its space goes back",
+        name: "cut_under_a_reader",
+        file: "src/engine/compact.rs",
+        before: "if readers.is_some() || ",
+        after: "if readers.is_some() && before == 0 || ",
+        test: "--test space a_long_file_that_a_lone_reader",
+        why: "a reader's map ends behind the file",
     },
     Mutation {
         name: "damaged_segment_is_emptied",
