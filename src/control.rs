@@ -239,6 +239,8 @@ pub struct Core {
     pub writable: bool,
     /// Whether the file system is one that loses all with the power.
     pub volatile_fs: bool,
+    /// Whether reads verify checksums.
+    pub verify: bool,
 }
 
 impl Core {

@@ -98,6 +98,22 @@ impl Db {
         Ok(done)
     }
 
+    /// Copies of the values of many keys, in their order, all as of one commit; see `ReadTxn::get_many`.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        let engine = self.engine();
+        engine.check_fork()?;
+        let core = &engine.core;
+        let pin = core.pin_for_one_get()?;
+        let mut values = Vec::with_capacity(keys.len());
+        let found = core.find_many_at(keys, pin.seq(), |record| values.push(record.map(|r| r.value().to_vec())));
+        found.map_err(|e| core.cause(e))?;
+        core.check_map()?;
+        Ok(values)
+    }
+
     /// Sets the value of a key, in a transaction of its own.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub enum WriterLock {
 /// Options for opening a store.
 ///
 /// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout`, `writer_lock`,
-/// `max_dead_ratio` and `guard_sigbus` are those of the first one, `durability` is each handle's own.
+/// `max_dead_ratio`, `guard_sigbus` and `verify_checksums` are those of the first one, `durability` is each handle's own.
 ///
 /// ```
 /// # fn main() -> slotdb::Result<()> {
@@ -56,6 +56,7 @@ pub struct Options {
     pub(crate) writer_lock: WriterLock,
     pub(crate) max_dead_ratio: f64,
     pub(crate) guard_sigbus: bool,
+    pub(crate) verify_checksums: bool,
 }
 
 impl Default for Options {
@@ -73,6 +74,7 @@ impl Default for Options {
             writer_lock: WriterLock::Adaptive,
             max_dead_ratio: 0.35,
             guard_sigbus: false,
+            verify_checksums: false,
         }
     }
 }
@@ -174,6 +176,13 @@ impl Options {
     /// Cost: a load or two for each read, an `fstat` for each commit and flush.
     pub fn guard_sigbus(&mut self, guard: bool) -> &mut Self {
         self.guard_sigbus = guard;
+        self
+    }
+
+    /// Whether each read verifies the checksum of the record it returns; `Error::Corrupt` names one that is wrong.
+    /// Default: no; `Db::check` verifies all on demand. Cost: a pass over key and value, about 20 ns and 0.1 ns a byte.
+    pub fn verify_checksums(&mut self, verify: bool) -> &mut Self {
+        self.verify_checksums = verify;
         self
     }
 

@@ -310,9 +310,10 @@ impl Core {
         self.settled(horizon)
     }
 
-    /// The oldest pin in a cell, or visible. A hint: it asks for neither dead processes nor read-only openers.
+    /// The oldest pin in a cell, or visible. A hint: it asks for neither dead processes nor read-only openers, and may
+    /// miss a pin that is being made.
     pub fn oldest_pin(&self) -> u64 {
-        self.scan_cells().0
+        self.pins().fold(self.get(Word::Visible), u64::min)
     }
 
     /// The oldest pin in a cell, or visible; and visible.
@@ -320,10 +321,14 @@ impl Core {
         let visible = self.get(Word::Visible);
         // SeqCst fence: pairs with the one in `look_again`.
         fence(Ordering::SeqCst);
+        (self.pins().fold(visible, u64::min), visible)
+    }
+
+    /// What the cells announce.
+    fn pins(&self) -> impl Iterator<Item = u64> {
         let used = self.get(Word::CellsUsed).min(CELLS);
         // Acquire: an ended pin's reads come before whatever is done with the space.
-        let pins = (0..used).filter_map(|n| self.cell(n)[CELL_SEQ].load(Ordering::Acquire).checked_sub(1));
-        (pins.fold(visible, u64::min), visible)
+        (0..used).filter_map(|n| self.cell(n)[CELL_SEQ].load(Ordering::Acquire).checked_sub(1))
     }
 
     /// The oldest pin of a read-only opener below `below`, or `below`.

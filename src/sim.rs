@@ -23,11 +23,17 @@ use tempfile::NamedTempFile;
 use crate::control::{LAYOUT, VOLATILE_LEN, Word, load};
 use crate::db::Db;
 use crate::error::{Error, Result};
-use crate::format::{PAGE, round_up};
+use crate::fault;
+use crate::format::round_up;
 use crate::options::Options;
 use crate::sys::disk::Disk;
 use crate::sys::file;
 use crate::sys::map::Map;
+
+mod moment;
+
+pub use moment::Moment;
+use moment::Noise;
 
 /// What a disk writes whole or not at all.
 const SECTOR: u64 = 512;
@@ -49,118 +55,6 @@ pub enum Call {
     GiveBack,
 }
 
-/// What a power cut at one moment may leave.
-#[derive(Clone, Debug)]
-pub struct Moment {
-    /// What the medium holds for certain, its length included.
-    durable: Arc<Vec<u8>>,
-    /// Lengths the file has had since.
-    lens: Vec<u64>,
-    /// Values other than the durable one that a sector has had since.
-    maybe: BTreeMap<u64, Vec<Arc<[u8]>>>,
-    /// Those of them that were written by a call, not through the map.
-    written: BTreeSet<u64>,
-    /// Never read after a power cut.
-    volatile: Range<u64>,
-    /// Calls before it.
-    pub calls: u64,
-    /// What the test has noted last.
-    pub note: u64,
-    /// Seq up to which the store says that it is durable.
-    pub claimed: u64,
-}
-
-impl Moment {
-    /// How many outcomes each choice has: the length first, then the sectors that calls have written.
-    pub fn choices(&self) -> Vec<u64> {
-        let sectors = self.written.iter().map(|sector| 1 + self.maybe[sector].len() as u64);
-        [1 + self.lens.len() as u64].into_iter().chain(sectors).collect()
-    }
-
-    /// The file after a power cut with these outcomes. Noise decides what was stored through the map.
-    pub fn cut(&self, picks: &[u64], noise: u64) -> Vec<u8> {
-        let mut noise = Noise(noise);
-        let len = *self.lens.get((picks[0] as usize).wrapping_sub(1)).unwrap_or(&(self.durable.len() as u64));
-        let mut image = self.start(len);
-        let picks: BTreeMap<u64, u64> = self.written.iter().copied().zip(picks[1..].iter().copied()).collect();
-        for (&sector, values) in &self.maybe {
-            let pick = picks.get(&sector).copied().unwrap_or_else(|| noise.below(1 + values.len() as u64));
-            if let Some(value) = values.get((pick as usize).wrapping_sub(1)) {
-                put(&mut image, sector, value);
-            }
-        }
-        self.spoil_volatile(&mut image, &mut noise);
-        image
-    }
-
-    /// The file after a power cut where noise decides everything: also lengths in between, and torn sectors.
-    pub fn cut_anyhow(&self, noise: u64) -> Vec<u8> {
-        let mut noise = Noise(noise);
-        let first = self.durable.len() as u64;
-        let last = self.lens.iter().copied().fold(first, u64::max);
-        let whole = *[first, last].get(noise.below(2) as usize).unwrap_or(&last);
-        let odd = first + noise.below((last - first) / PAGE + 1) * PAGE;
-        let mut image = self.start(if noise.below(4) == 0 { odd } else { whole });
-        // Some cuts come early, some late: else of many sectors nearly half would always be old.
-        let bias = noise.below(9);
-        for (&sector, values) in &self.maybe {
-            if noise.below(8) >= bias {
-                continue;
-            }
-            let late = noise.below(2) == 0;
-            let pick = if late { values.len() - 1 } else { noise.below(values.len() as u64) as usize };
-            let torn = if noise.below(16) == 0 { noise.below(SECTOR / 8) * 8 } else { SECTOR };
-            put(&mut image, sector, &values[pick][..torn as usize]);
-        }
-        self.spoil_volatile(&mut image, &mut noise);
-        image
-    }
-
-    fn start(&self, len: u64) -> Vec<u8> {
-        let mut image = self.durable.to_vec();
-        image.resize(len as usize, 0);
-        image
-    }
-
-    /// The durable value is the only one.
-    fn forget(&mut self, sector: u64) {
-        self.maybe.remove(&sector);
-        self.written.remove(&sector);
-    }
-
-    fn spoil_volatile(&self, image: &mut [u8], noise: &mut Noise) {
-        let end = self.volatile.end.min(image.len() as u64);
-        let word = noise.next().to_le_bytes();
-        let spoiled = &mut image[self.volatile.start as usize..end as usize];
-        spoiled.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word);
-    }
-}
-
-/// Puts the beginning of a sector, as far as the file reaches.
-fn put(image: &mut [u8], sector: u64, value: &[u8]) {
-    let at = (sector * SECTOR) as usize;
-    if let Some(place) = image.get_mut(at..at + value.len()) {
-        place.copy_from_slice(value);
-    }
-}
-
-/// SplitMix64.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// What changes with each call.
 struct State {
     now: Moment,
@@ -168,11 +62,17 @@ struct State {
     seen: Vec<u8>,
     /// Sectors that the next sync of their range writes.
     dirty: BTreeSet<u64>,
+    /// Extents that have space.
+    held: BTreeSet<u64>,
+    /// So many have at most.
+    room: u64,
     /// Calls so far, by kind.
     counts: [u64; 4],
     /// The call that fails.
     failing: Option<(Call, u64, ErrorKind)>,
     failed: bool,
+    /// Who makes it dies before it can tell.
+    deadly: bool,
     /// One in so many moments is kept; 0: none.
     keep: u64,
     kept: Vec<Moment>,
@@ -207,15 +107,18 @@ impl SimDisk {
             claimed: 0,
         };
         let state = State {
-            now,
             seen,
             dirty: BTreeSet::new(),
+            held: (0..(now.durable.len() as u64).div_ceil(extent)).collect(),
+            room: u64::MAX,
             counts: [0; 4],
             failing: None,
             failed: false,
+            deadly: false,
             keep: 0,
             kept: Vec::new(),
             noise: Noise(0),
+            now,
         };
         Ok(SimDisk(Arc::new(Inner { file, extent, state: Mutex::new(state) }), map))
     }
@@ -271,7 +174,18 @@ impl SimDisk {
     pub fn fail(&self, call: Call, n: u64, error: ErrorKind) {
         let mut state = self.0.state.lock();
         let n = state.counts[call as usize] + n;
-        (state.failing, state.failed) = (Some((call, n, error)), false);
+        (state.failing, state.failed, state.deadly) = (Some((call, n, error)), false, false);
+    }
+
+    /// As `fail`; and the process that makes the call, if it is a mortal one, dies before its next step.
+    pub fn fail_and_die(&self, call: Call, n: u64) {
+        self.fail(call, n, ErrorKind::Other);
+        self.0.state.lock().deadly = true;
+    }
+
+    /// The disk is full when so many extents have space.
+    pub fn limit(&self, extents: u64) {
+        self.0.state.lock().room = extents;
     }
 
     /// Whether the call that was to fail has.
@@ -323,6 +237,7 @@ impl SimDisk {
                 let memory = &mut memory[..PIECE.min((part.end - at) as usize)];
                 file.read_exact_at(memory, at)?;
                 if *memory != state.seen[at as usize..at as usize + memory.len()] {
+                    assert!(state.held.contains(&(at / self.0.extent)), "a store to no space");
                     state.take_over(at / SECTOR, memory);
                 }
                 at += memory.len() as u64;
@@ -330,6 +245,10 @@ impl SimDisk {
         }
         state.now.claimed = self.claimed(volatile.start);
         Ok(())
+    }
+
+    fn extents(&self, pos: u64, len: u64) -> Range<u64> {
+        pos / self.0.extent..(pos + len).div_ceil(self.0.extent)
     }
 
     /// Others may count on this at once.
@@ -347,6 +266,9 @@ impl SimDisk {
         match state.failing {
             Some((kind, n, error)) if kind == call && state.counts[call as usize] == n + 1 => {
                 state.failed = true;
+                if state.deadly {
+                    fault::doom();
+                }
                 Err(error.into())
             }
             _ => Ok(()),
@@ -413,9 +335,9 @@ impl Disk for SimDisk {
     fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.state.lock();
         let begun = self.begin(&mut state, Call::Write);
-        assert!(pos + bytes.len() as u64 <= state.seen.len() as u64, "write of space that was not allocated");
+        assert!(self.extents(pos, bytes.len() as u64).all(|n| state.held.contains(&n)), "a write to no space");
         // A failed write leaves any part.
-        let part = if begun.is_err() { bytes.len() / 2 } else { bytes.len() };
+        let part = if begun.is_err() { state.noise.below(bytes.len() as u64) as usize } else { bytes.len() };
         self.0.file.as_file().write_all_at(&bytes[..part], pos)?;
         self.observe(&mut state)?;
         for sector in sectors(pos, part as u64) {
@@ -446,6 +368,11 @@ impl Disk for SimDisk {
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::Allocate)?;
+        let wanted: Vec<u64> = self.extents(pos, len).filter(|n| !state.held.contains(n)).collect();
+        if (state.held.len() + wanted.len()) as u64 > state.room {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        state.held.extend(wanted);
         file::allocate(self.0.file.as_file(), pos, len)?;
         let end = self.len()?;
         if end > state.seen.len() as u64 {
@@ -459,7 +386,10 @@ impl Disk for SimDisk {
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::GiveBack)?;
         file::punch(self.0.file.as_file(), pos, len)?;
-        self.observe(&mut state)
+        self.observe(&mut state)?;
+        let gone = self.extents(pos, len);
+        state.held.retain(|n| !gone.contains(n));
+        Ok(())
     }
 
     fn scatter(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -471,6 +401,8 @@ impl Disk for SimDisk {
         self.begin(&mut state, Call::GiveBack)?;
         self.0.file.as_file().set_len(len)?;
         state.seen.truncate(len as usize);
+        let left = self.extents(0, len);
+        state.held.retain(|n| left.contains(n));
         state.dirty.retain(|sector| sector * SECTOR < len);
         state.now.lens.push(len);
         Ok(())

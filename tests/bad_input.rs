@@ -266,6 +266,38 @@ fn later_versions_and_unknown_features_are_refused() {
     }
 }
 
+#[test]
+fn a_value_that_rotted_is_an_error_where_reads_verify() {
+    let dir = fast_dir();
+    let path = dir.path().join("store");
+    let db = small().open(&path).unwrap();
+    db.put(b"good", b"as it was").unwrap();
+    db.put(b"rotten", b"as it was").unwrap();
+    let records: Vec<_> = Image::read(&path).contents().batches.into_iter().flat_map(|batch| batch.records).collect();
+    db.checkpoint().unwrap();
+    db.close().unwrap();
+    let position = records.iter().find(|record| record.key == b"rotten").unwrap().position;
+    let mut image = Image::read(&path);
+    image.0[position as usize + 28 + 6] ^= 1;
+    fs::write(&path, &image.0).unwrap();
+    let is_named = |e: Error| matches!(e, Error::Corrupt { offset, .. } if offset == position);
+    for verify in [false, true] {
+        let db = small().verify_checksums(verify).open(&path).unwrap();
+        let snapshot = db.begin_read().unwrap();
+        assert_eq!(snapshot.get(b"good").unwrap(), Some(&b"as it was"[..]));
+        if !verify {
+            assert_ne!(snapshot.get(b"rotten").unwrap(), Some(&b"as it was"[..]));
+            continue;
+        }
+        assert!(is_named(snapshot.get(b"rotten").unwrap_err()));
+        assert!(is_named(snapshot.get_many(&[b"good", &b"rotten"[..]]).unwrap_err()));
+        assert!(is_named(snapshot.iter().find_map(Result::err).unwrap()));
+        assert!(is_named(db.get(b"rotten").unwrap_err()));
+        assert!(is_named(db.get_many(&[b"rotten"]).unwrap_err()));
+        assert!(is_named(db.begin_write().unwrap().get(b"rotten").unwrap_err()));
+    }
+}
+
 /// Bytes of records as they stood before the cleaner came by: those of a cold key, and those of a dead record before
 /// it.
 #[test]

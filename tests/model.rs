@@ -360,7 +360,8 @@ impl Case {
         let expected = self.model.get(&key).map(|v| &**v);
         assert!(db.get(&key).unwrap().as_deref() == expected, "value of {}", name(&key));
         assert_eq!(db.get_with(&key, <[u8]>::len).unwrap(), expected.map(<[u8]>::len));
-        assert_eq!(db.get(b"a key that is never put").unwrap(), None);
+        let many = db.get_many(&[&key, &b"a key that is never put"[..], &key]).unwrap();
+        assert!(many.iter().map(Option::as_deref).eq([expected, None, expected]), "value of {}", name(&key));
         assert_eq!(db.len().unwrap(), self.model.len() as u64);
         assert_eq!(db.is_empty().unwrap(), self.model.is_empty());
     }
@@ -480,10 +481,13 @@ fn name(key: &[u8]) -> String {
 fn same(snapshot: &ReadTxn, model: &Model) {
     compare(snapshot.iter().map(|pair| pair.unwrap()).collect(), model);
     let stride = 1 + model.len() / 256;
-    for (key, value) in model.iter().step_by(stride) {
-        assert!(snapshot.get(key).unwrap() == Some(&**value), "value of {}", name(key));
+    let mut asked: Vec<_> = model.iter().step_by(stride).map(|(key, value)| (&**key, Some(&**value))).collect();
+    asked.push((b"a key that is never put", None));
+    let keys: Vec<_> = asked.iter().map(|&(key, _)| key).collect();
+    for (&(key, expected), many) in asked.iter().zip(snapshot.get_many(&keys).unwrap()) {
+        assert!(snapshot.get(key).unwrap() == expected, "value of {}", name(key));
+        assert!(many == expected, "value of {} among many", name(key));
     }
-    assert_eq!(snapshot.get(b"a key that is never put").unwrap(), None);
 }
 
 /// These pairs, each once. The failure names one key instead of all.

@@ -40,6 +40,10 @@ fn sources(directories: &[&str]) -> Vec<Source> {
     while let Some(directory) = todo.pop() {
         for entry in fs::read_dir(&directory).expect("a directory of the repository") {
             let path = entry.expect("a directory entry").path();
+            if path.ends_with("target") {
+                // What a crate of its own was built into.
+                continue;
+            }
             if path.is_dir() {
                 todo.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {

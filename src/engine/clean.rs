@@ -156,8 +156,7 @@ impl Core {
                 Some(Kind::Link) => return Ok(Walked::ToTheEnd),
                 Some(kind @ (Kind::Put | Kind::Delete)) => {
                     let hash = hash_key(record.key(), self.geometry.seed);
-                    let live = self.find(hash, record.key())?.is_some_and(|newest| newest.position == at);
-                    if live && batch.find(hash, record.key()).is_none() {
+                    if self.is_newest(hash, at)? && batch.find(hash, record.key()).is_none() {
                         batch.push_moved(kind, hash, record.key(), record.value(), at);
                     }
                 }

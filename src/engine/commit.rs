@@ -145,10 +145,17 @@ impl Core {
         segments: &[(u64, u64)],
         ends: &mut Ends,
     ) -> Result<()> {
-        let start = self.ends().1.tail;
-        let mut busy = vec![self.head_of(start)?];
-        busy.extend(segments.iter().map(|&(position, _)| self.extent_of(position)));
-        let change = Change { seq, busy: &busy };
+        let tail = [self.head_of(self.ends().1.tail)?];
+        let opened = || segments.iter().map(|&(position, _)| self.extent_of(position));
+        // Most batches open no segment, and need no memory here.
+        let many: Vec<u64>;
+        let busy: &[u64] = if segments.is_empty() {
+            &tail
+        } else {
+            many = tail.into_iter().chain(opened()).collect();
+            &many
+        };
+        let change = Change { seq, busy };
         for (hash, position) in records {
             let record = self.record(position)?;
             self.count(ends, record)?;

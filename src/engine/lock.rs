@@ -67,15 +67,10 @@ impl Engine {
         if !core.writable {
             return Err(Error::ReadOnly { path: core.path.clone() });
         }
-        let deadline = Deadline::new(self.settings.lock_timeout);
-        let Some(mut writer) = self.writer.try_lock_until(deadline.end) else {
-            return Err(deadline.error(core, "writer lock"));
+        let mut writer = match self.writer.try_lock().filter(|writer| writer.kept) {
+            Some(writer) => writer,
+            None => self.wait_for_writer()?,
         };
-        if !writer.kept {
-            self.flock(&mut writer, &deadline)?;
-            core.set(Word::HolderSince, host::coarse_now());
-            core.set(Word::Holder, core.me());
-        }
         writer.kept = false;
         writer.batch.clear();
         let guard = WriterGuard { engine: self, writer, keep: false };
@@ -86,6 +81,21 @@ impl Engine {
         }
         core.check_map()?;
         Ok(guard)
+    }
+
+    /// Takes both halves of the writer lock.
+    fn wait_for_writer(&self) -> Result<MutexGuard<'_, Writer>> {
+        let core = &self.core;
+        let deadline = Deadline::new(self.settings.lock_timeout);
+        let Some(mut writer) = self.writer.try_lock_until(deadline.end) else {
+            return Err(deadline.error(core, "writer lock"));
+        };
+        if !writer.kept {
+            self.flock(&mut writer, &deadline)?;
+            core.set(Word::HolderSince, host::coarse_now());
+            core.set(Word::Holder, core.me());
+        }
+        Ok(writer)
     }
 
     /// Takes the file lock. Each failed try is followed by a short sleep, which a release ends.

@@ -23,6 +23,7 @@ use crate::control::{Core, Word};
 use crate::engine::keeper::Keeper;
 use crate::engine::lock::Writer;
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::options::WriterLock;
 use crate::sys::fork;
 
@@ -84,10 +85,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether this is a forked child that has inherited the handle.
+    /// Whether this is a forked child that has inherited the handle; or a test's process that is dead.
     #[inline]
     pub fn is_forked(&self) -> bool {
-        fork::generation() != self.fork_generation
+        fork::generation() != self.fork_generation || fault::is_over()
     }
 
     /// Bytes of log that a recovery would replay.

@@ -260,6 +260,7 @@ fn attach_with(
         shared: role != Role::ReadsAlone,
         writable: write,
         volatile_fs,
+        verify: options.verify_checksums,
     };
     let ready = core.set_up(role, &header, options);
     core.settled(ready)?;

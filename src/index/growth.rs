@@ -73,9 +73,9 @@ impl Core {
         Ok(growth)
     }
 
-    /// Whether the pages have room for all records, even if all of them went to one page.
+    /// Whether the pages have room for all new keys, even if all of them went to one page.
     fn has_room(&self, batch: &Batch) -> Result<bool> {
-        for record in batch.entries() {
+        for record in batch.entries().filter(|record| record.prev == 0) {
             let entry = self.entry(record.hash)?;
             let limit = split_at(suffix(record.hash, entry.depth()), entry.depth());
             if self.page(entry.page())?.count() + batch.len() > limit {

@@ -163,6 +163,20 @@ impl<'a> Page<'a> {
         Line(words.expect("a slice of a line's length"))
     }
 
+    /// Position of the home line of a hash in the page at `page`.
+    #[inline]
+    pub fn line_position(page: u64, hash: u64) -> u64 {
+        page + ((home_line(hash) + 1) * LINE_WORDS * 8) as u64
+    }
+
+    /// The first pointer of the home line that may be the key's.
+    #[inline]
+    pub fn first_match(&self, hash: u64) -> Option<SlotWord> {
+        let line = self.line(home_line(hash));
+        let matches = line.matches(tag(hash));
+        (matches != 0).then(|| line.pointer(matches.trailing_zeros() as usize))
+    }
+
     /// Makes it an empty page. Nobody can reach it yet.
     pub fn clear(&self, suffix: u64, depth: u32) {
         self.0.iter().for_each(|word| word.store(0, Ordering::Relaxed));

@@ -321,6 +321,10 @@ impl Layout<'_> {
         let run = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(core.geometry.extent);
         let first = core.take_run(extent::Kind::Log, run, claim)?;
         let (position, bytes) = (core.position_of(first), run * core.geometry.extent);
+        if run == 1 {
+            // It fills bit by bit; what is written at once fills its pages anyway.
+            core.map.populate(position, bytes);
+        }
         self.batch.segments.push((position, bytes));
         let link = Link { position: U64::new(position), len: U64::new(bytes) };
         let mut value = [0; 16];

@@ -74,6 +74,15 @@ impl Core {
         self.corrupt(position, "a pointer leads where no record is")
     }
 
+    /// A record that is about to be returned, with its checksum looked at if that was asked for.
+    #[inline]
+    pub fn verified<'a>(&self, record: Record<'a>) -> Result<Record<'a>> {
+        if self.verify && !record.is_whole() {
+            return Err(self.corrupt(record.position, "checksum of a record"));
+        }
+        Ok(record)
+    }
+
     /// The version of a record's key that a snapshot of `seq` sees; none: the key did not exist.
     #[inline]
     pub fn version_at(&self, newest: Record<'_>, seq: u64) -> Result<Option<Record<'_>>> {
@@ -90,7 +99,7 @@ impl Core {
             }
         }
         match record.header.kind() {
-            Some(Kind::Put) => Ok(Some(record)),
+            Some(Kind::Put) => self.verified(record).map(Some),
             Some(Kind::Delete) => Ok(None),
             _ => Err(self.corrupt(record.position, "a version chain leads to a record that is neither put nor delete")),
         }

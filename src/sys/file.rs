@@ -26,9 +26,14 @@ pub fn read_exact_at(file: &File, pos: u64, bytes: &mut [u8]) -> io::Result<()> 
 ///
 /// An error leaves the length as it was. The caller is the only one that changes it.
 pub fn allocate(file: &File, pos: u64, len: u64) -> io::Result<()> {
-    let before = file.metadata()?.len();
     let end = pos.checked_add(len).ok_or(Errno::FBIG)?;
-    reserve(file, pos, len, before).inspect_err(|_| {
+    or_as_long_as_before(file, end, |before| reserve(file, pos, len, before))
+}
+
+/// Makes the file longer, to `end` at most; a failure that has got half-way is undone.
+fn or_as_long_as_before(file: &File, end: u64, work: impl FnOnce(u64) -> io::Result<()>) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    work(before).inspect_err(|_| {
         if end > before {
             // The error that is passed on says why; space that cannot be given back is only wasted.
             let _ = file.set_len(before);
@@ -204,6 +209,18 @@ mod tests {
             i32::from(!(ready && refused == Err(io::ErrorKind::FileTooLarge)))
         });
         assert_eq!((code, file.metadata()?.len()), (0, 4096));
+        Ok(())
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_the_length() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        file.set_len(4096)?;
+        let half = |_| file.set_len(8192).and(Err(Errno::NOSPC.into()));
+        assert!(or_as_long_as_before(&file, 16_384, half).is_err());
+        assert_eq!(file.metadata()?.len(), 4096);
+        or_as_long_as_before(&file, 8192, |_| file.set_len(8192))?;
+        assert_eq!(file.metadata()?.len(), 8192);
         Ok(())
     }
 

@@ -47,6 +47,14 @@ pub fn coarse_now() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.cast_unsigned())
 }
 
+/// Bytes of memory that this process may hope to use: the machine's, or fewer if its control group says so.
+pub fn memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    let machine = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit.max(1)));
+    let bound = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|max| max.trim().parse().ok());
+    machine.min(bound.unwrap_or(u64::MAX))
+}
+
 /// Dies as if by `kill -9`, with nothing cleaned up: for tests of what the others do then.
 #[cfg(feature = "faults")]
 pub fn kill_self() -> ! {

@@ -13,8 +13,12 @@ use rustix::io::Errno;
 use rustix::mm::MsyncFlags;
 
 use super::atomic;
+use super::host;
 use super::sigbus::Guard;
-use super::view::Views;
+use super::view::{GRAIN, Views};
+
+/// Ranges of so many bytes are likely to hold many pages that were stored to.
+const MANY: u64 = 128 << 10;
 
 /// The file in memory.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Map {
     cells_from: u64,
     /// Whether `cells` may be stored to.
     writable: bool,
+    /// What lies below this comes into memory in huge pages where the kernel gives them.
+    huge: u64,
     /// What is mapped; None if private, where length and file have nothing to do with each other.
     file: Option<File>,
     /// Who notes pages that could not be read.
@@ -46,6 +52,9 @@ impl Map {
     /// Reserves `reserve` bytes of address space for each view, and less where the system refuses that.
     /// If `writable`, positions from `writable_from` on (page aligned) can be stored to, and `file` must
     /// be open for writing. `file` is duplicated, so it must be one that never carries locks.
+    /// Where the writable part begins with a whole huge page, so that pages of different use do not share one, the
+    /// read-only view asks for huge pages up to half of the memory: beyond that a store cannot stay in memory, and
+    /// reading 2 MiB for each record would cost more than it saves.
     /// With a guard, pages that cannot be read kill nobody: see [`Map::lost`]. It begins to look at the file's length
     /// with the first [`Map::set_len`].
     pub fn shared(
@@ -62,8 +71,9 @@ impl Map {
         let len = file.metadata()?.len();
         let file = file.try_clone()?;
         let least = len.max(cells_from + 1);
-        let views = Views::shared(&file, writable.then_some(cells_from), least, reserve, guard.as_ref())?;
-        Ok(Map::new(len, cells_from, writable, Some(file), guard, views))
+        let huge = if writable_from > 0 && writable_from.is_multiple_of(GRAIN) { host::memory() / 2 } else { 0 };
+        let views = Views::shared(&file, writable.then_some(cells_from), huge, least, reserve, guard.as_ref())?;
+        Ok(Map { huge, ..Map::new(len, cells_from, writable, Some(file), guard, views) })
     }
 
     /// Maps a copy of `file` that is written to in memory only, with room for `slack` more bytes.
@@ -88,6 +98,7 @@ impl Map {
             reserved: AtomicU64::new(views.end()),
             cells_from,
             writable,
+            huge: 0,
             views: Mutex::new(views),
         }
     }
@@ -275,6 +286,28 @@ impl Map {
         }
     }
 
+    /// As [`Map::prefetch`], of the view that cells are taken from.
+    #[inline]
+    pub fn prefetch_words(&self, pos: u64) {
+        if pos >= self.cells_from && self.has(pos, 1) {
+            // Acquire: pairs with the Release in `cover`.
+            prefetch(self.cells.load(Ordering::Acquire).wrapping_add(pos as usize));
+        }
+    }
+
+    /// Brings a range that was not touched yet into memory, where that comes in huge pages; does nothing elsewhere. The
+    /// first access decides how large pages are, also for stores.
+    pub fn populate(&self, pos: u64, len: u64) {
+        for at in (pos..pos.saturating_add(len).min(self.huge)).step_by(GRAIN as usize) {
+            if self.has(at, 1) {
+                // Acquire: pairs with the Release in `cover`.
+                let byte = self.read.load(Ordering::Acquire).wrapping_add(at as usize);
+                // SAFETY: in bounds as in `bytes`; a volatile read of a byte that nobody looks at.
+                unsafe { byte.read_volatile() };
+            }
+        }
+    }
+
     /// Makes the pages of a range durable. Needs a file that is open for writing: of another one the
     /// kernel syncs nothing.
     ///
@@ -287,12 +320,29 @@ impl Map {
         let reserved = self.reserved.load(Ordering::Acquire);
         let end = pos.checked_add(len).filter(|&end| end <= reserved).ok_or(Errno::INVAL)?;
         let start = pos - pos % rustix::param::page_size() as u64;
+        if end - start >= MANY {
+            self.forget(start, end);
+        }
         // Acquire: pairs with the Release in `cover`.
         let at = self.read.load(Ordering::Acquire).wrapping_add(start as usize);
         // Not MmapRaw::flush_range: it would need the lock, and growth would wait for the disk.
         // SAFETY: the range is inside a live mapping, and MS_SYNC changes no memory.
         unsafe { rustix::mm::msync(at.cast(), (end - start) as usize, MsyncFlags::SYNC) }?;
         Ok(())
+    }
+
+    /// Takes pages out of the writable view; the next access brings each back as it stands in the file. To write a page
+    /// that was stored to, the kernel takes the right to store from it and interrupts all processors that may know it
+    /// still, page by page; this does so once for all.
+    fn forget(&self, start: u64, end: u64) {
+        if self.file.is_none() || !self.writable || start < self.cells_from {
+            return;
+        }
+        // Acquire: pairs with the Release in `cover`.
+        let at = self.cells.load(Ordering::Acquire).wrapping_add(start as usize);
+        // SAFETY: inside a live mapping of a file that is shared, of which this forgets nothing but where its pages are.
+        // A refusal only makes the sync slower.
+        let _ = unsafe { rustix::mm::madvise(at.cast(), (end - start) as usize, rustix::mm::Advice::LinuxDontNeed) };
     }
 
     /// Bytes of address space that each view covers.

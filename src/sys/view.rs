@@ -5,12 +5,12 @@ use std::io;
 
 use memmap2::{MmapOptions, MmapRaw, RemapOptions};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::sigbus::{Guard, Watch};
 
 /// Mappings end at multiples of this: the size of a huge page.
-const GRAIN: u64 = 2 << 20;
+pub(super) const GRAIN: u64 = 2 << 20;
 
 /// More than any process can have; keeps sums of sizes from overflowing.
 const MOST: u64 = 1 << 47;
@@ -25,10 +25,12 @@ pub(super) struct Views {
 
 impl Views {
     /// Views of `reserve` bytes of `file`, or of what the system grants, but not fewer than `least`.
-    /// The second one begins at `cells_from` and is writable.
+    /// The second one begins at `cells_from` and is writable. In the first one, what is not in memory yet comes there
+    /// in huge pages up to position `huge`.
     pub(super) fn shared(
         file: &File,
         cells_from: Option<u64>,
+        huge: u64,
         least: u64,
         reserve: u64,
         guard: Option<&Guard>,
@@ -36,7 +38,8 @@ impl Views {
         let least = round_up(least)?;
         let want = round_up(reserve.min(MOST))?.max(least);
         let views = |size| {
-            let mut views = Views { read: View::new(0, false), cells: cells_from.map(|from| View::new(from, true)) };
+            let read = View { huge, ..View::new(0, false) };
+            let mut views = Views { read, cells: cells_from.map(|from| View::new(from, true)) };
             views.cover(file, size, guard).map(|()| views)
         };
         let mut size = want;
@@ -71,7 +74,7 @@ impl Views {
             }?;
         }
         let memory = Mapping::new(memory, 0, true, guard)?;
-        Ok(Views { read: View { from: 0, writable: true, maps: vec![memory] }, cells: None })
+        Ok(Views { read: View { maps: vec![memory], ..View::new(0, true) }, cells: None })
     }
 
     /// Extends both views to `len` bytes at least; what they covered before stays where it is.
@@ -148,13 +151,15 @@ impl Mapping {
 struct View {
     from: u64,
     writable: bool,
+    /// Bytes from the start that are wanted in huge pages.
+    huge: u64,
     /// The last one covers most and is used; earlier ones may still be borrowed from.
     maps: Vec<Mapping>,
 }
 
 impl View {
     fn new(from: u64, writable: bool) -> View {
-        View { from, writable, maps: Vec::new() }
+        View { from, writable, huge: 0, maps: Vec::new() }
     }
 
     fn end(&self) -> u64 {
@@ -177,8 +182,19 @@ impl View {
         let mut options = MmapOptions::new();
         options.offset(self.from).len(len).no_reserve_swap();
         let map = if self.writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
-        self.maps.push(Mapping::new(map?, self.from, self.writable, guard)?);
+        let map = map?;
+        advise_huge(&map, self.huge);
+        self.maps.push(Mapping::new(map, self.from, self.writable, guard)?);
         Ok(())
+    }
+}
+
+/// Asks for huge pages in the first `len` bytes. A kernel that has none for this file refuses, and all goes on without.
+fn advise_huge(map: &MmapRaw, len: u64) {
+    let len = map.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+    if len > 0 {
+        // SAFETY: inside the mapping, and the advice changes no memory.
+        let _ = unsafe { rustix::mm::madvise(map.as_mut_ptr().cast(), len, Advice::LinuxHugepage) };
     }
 }
 

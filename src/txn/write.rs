@@ -31,8 +31,9 @@ impl<'db> WriteTxn<'db> {
         if let Some(entry) = self.writer.batch().find(hash, key) {
             return Ok((entry.kind == Kind::Put).then(|| self.writer.batch().value(entry)));
         }
-        let newest = self.newest(hash, key)?;
-        Ok(newest.filter(|record| !record.is_tombstone()).map(|record| record.value()))
+        let newest = self.newest(hash, key)?.filter(|record| !record.is_tombstone());
+        let verified = newest.map(|record| self.engine.core.verified(record)).transpose()?;
+        Ok(verified.map(|record| record.value()))
     }
 
     /// Sets the value of a key.

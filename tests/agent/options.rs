@@ -13,6 +13,7 @@ pub fn parse(words: &[&str]) -> Options {
             None => flag(&mut options, word),
             Some(("extent", bytes)) => drop(options.extent_size(number(bytes))),
             Some(("checkpoint", bytes)) => drop(options.checkpoint_bytes(number(bytes))),
+            Some(("dead", ratio)) => drop(options.max_dead_ratio(number(ratio))),
             Some(("reserve", bytes)) => drop(options.reserve(number(bytes))),
             Some(("max", bytes)) => drop(options.max_size(number(bytes))),
             Some(("timeout", ms)) => drop(options.lock_timeout(Duration::from_millis(number(ms)))),

@@ -19,7 +19,7 @@ const KEYS: u64 = 6;
 /// These keys hold one value, always: large transactions are likely to be died in.
 const RING: u64 = 100;
 
-/// `storm writer|reader ME SEED FROM TO PREFIX`
+/// `storm writer|compactor|reader ME SEED FROM TO PREFIX`
 pub fn storm(db: &Db, words: &[&str]) -> Result<Result<String, String>> {
     let [role, me, seed, from, to, prefix] = *words else { panic!("storm {words:?}") };
     let mut worker = Worker { db, me: number(me), random: Rng::new(number(seed)), prefix, seq: 0 };
@@ -32,6 +32,7 @@ pub fn storm(db: &Db, words: &[&str]) -> Result<Result<String, String>> {
             48..55 => worker.delete(n),
             55..85 => worker.transact(n),
             85..95 => worker.sweep(n),
+            95..97 if role == "compactor" && worker.random.one_in(4) => db.compact(|_| true).map(|_| Ok(())),
             95..97 => db.checkpoint().map(Ok),
             97..99 => db.sync().map(Ok),
             _ if worker.random.one_in(2) => worker.check(),

@@ -159,7 +159,8 @@ impl Store {
         let synced = Arc::new(loom::sync::atomic::AtomicU64::new(0));
         let disk = Box::new(Watched { store: self.clone(), synced: synced.clone() });
         let (lanes, geometry) = (Lanes::default(), self.geometry);
-        let core = Core { path, disk, map, locks, geometry, lanes, shared: true, writable: true, volatile_fs: true };
+        let (shared, writable, volatile_fs, verify) = (true, true, true, false);
+        let core = Core { path, disk, map, locks, geometry, lanes, shared, writable, volatile_fs, verify };
         core.enter_process().expect("a process number");
         let settings = Settings {
             checkpoint_bytes: None,

@@ -25,7 +25,7 @@ impl Base {
     }
 
     /// So many keys with values of so many bytes.
-    fn filled(keys: usize, len: usize, checkpoint: bool) -> Base {
+    pub fn filled(keys: usize, len: usize, checkpoint: bool) -> Base {
         Base::new(checkpoint, |db| {
             let mut txn = db.begin_write().expect("a write transaction");
             (0..keys).for_each(|n| txn.put(&key(n), &vec![b'0'; len]).expect("a put"));
@@ -34,7 +34,7 @@ impl Base {
     }
 
     /// So many keys with values of so many bytes, of which all but every `left`-th are deleted; as a kill leaves it.
-    fn emptied(keys: usize, len: usize, left: usize) -> Base {
+    pub fn emptied(keys: usize, len: usize, left: usize) -> Base {
         let fill = |db: &Db| {
             let mut txn = db.begin_write().expect("a write transaction");
             (0..keys).for_each(|n| txn.put(&key(n), &vec![b'0'; len]).expect("a put"));
@@ -93,11 +93,11 @@ impl Workload {
     }
 }
 
-fn put(key: &str, len: usize) -> (Vec<u8>, Option<Vec<u8>>) {
+pub fn put(key: &str, len: usize) -> (Vec<u8>, Option<Vec<u8>>) {
     (key.into(), Some(key.bytes().cycle().take(len).collect()))
 }
 
-fn delete(key: &str) -> (Vec<u8>, Option<Vec<u8>>) {
+pub fn delete(key: &str) -> (Vec<u8>, Option<Vec<u8>>) {
     (key.into(), None)
 }
 

@@ -18,12 +18,19 @@ pub struct Cuts {
     each: u64,
     /// Whether all outcomes are tried where they are few.
     all: bool,
+    /// Whether what few calls have written is torn, all of it at once.
+    torn: bool,
     pub tried: u64,
 }
 
 impl Cuts {
     pub fn new(seed: u64, each: u64, all: bool) -> Cuts {
-        Cuts { rng: Rng::new(seed), each, all, tried: 0 }
+        Cuts { rng: Rng::new(seed), each, all, torn: false, tried: 0 }
+    }
+
+    /// Cuts that also tear all that is in flight, if it is little.
+    pub fn tearing(seed: u64, each: u64) -> Cuts {
+        Cuts { torn: true, ..Cuts::new(seed, each, false) }
     }
 
     /// Power cuts at all moments that a run has kept: all outcomes if they are few.
@@ -37,6 +44,11 @@ impl Cuts {
                     let image = moment.cut(&picks(n, &choices), self.rng.next());
                     self.judge(run, image, moment.claimed, &promise, &name);
                 }
+            }
+            if self.torn
+                && let Some(image) = moment.cut_all_torn(self.rng.next())
+            {
+                self.judge(run, image, moment.claimed, &promise, &name);
             }
             for _ in 0..self.each {
                 let image = moment.cut_anyhow(self.rng.next());
@@ -53,7 +65,7 @@ impl Cuts {
 }
 
 /// The digits of `n`, whose bases are the choices.
-fn picks(mut n: u64, choices: &[u64]) -> Vec<u64> {
+pub fn picks(mut n: u64, choices: &[u64]) -> Vec<u64> {
     let digit = |base: &u64| {
         let digit = n % base;
         n /= base;

@@ -1,9 +1,11 @@
 //! Plays a history on a simulated disk, and keeps account of what has been promised.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 
+use slotdb::fault::mortal;
 use slotdb::sim::{Call, Moment, SimDisk};
-use slotdb::{Db, Durability, Error, Options, Result};
+use slotdb::{Db, Durability, Error, Options, Result, WriterLock};
 
 use super::base::{Base, EXTENT, contents, key};
 use super::judge::{Cuts, judge};
@@ -24,6 +26,19 @@ pub enum Step {
     Compact,
     /// All processes end; the next one finds memory as it was.
     Reopen,
+    /// Another process opens the store before this one closes it.
+    Relay,
+    /// Another process opens the store beside this one, does something, closes it, and dies on the way.
+    Dying(Box<Step>, Death),
+}
+
+/// When a process dies.
+#[derive(Clone, Copy, Debug)]
+pub enum Death {
+    /// Before the n-th step that others can see.
+    Before(u64),
+    /// After the n-th call of a kind, which has failed, before it can tell.
+    In(Call, u64),
 }
 
 impl Step {
@@ -41,7 +56,8 @@ impl Step {
 
 pub fn options() -> Options {
     let mut options = Options::new();
-    options.extent_size(EXTENT).max_dead_ratio(0.1);
+    // A kept lock has a thread, and the histories of two are not the same each time.
+    options.extent_size(EXTENT).max_dead_ratio(0.1).writer_lock(WriterLock::EachCommit);
     options
 }
 
@@ -77,6 +93,10 @@ pub struct Run {
     db: Option<Db>,
     /// What the live store may hold: more than one state while a commit is in doubt.
     live: Vec<State>,
+    /// A process has died, and none that writes has looked yet at what it has left.
+    unsettled: bool,
+    /// The disk may be full.
+    small: bool,
     /// The store was opened anew after the failure.
     mended: bool,
     /// All promises so far; the last one holds now. The disk notes their indexes.
@@ -104,7 +124,16 @@ impl Run {
     fn closed(base: &Base) -> Run {
         let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
         let promises = vec![Promise::new(vec![base.state.clone()])];
-        Run { base: base.clone(), disk, db: None, live: vec![base.state.clone()], mended: false, promises }
+        Run {
+            base: base.clone(),
+            disk,
+            db: None,
+            live: vec![base.state.clone()],
+            unsettled: false,
+            small: false,
+            mended: false,
+            promises,
+        }
     }
 
     fn open(&mut self) {
@@ -112,6 +141,23 @@ impl Run {
             Ok(db) => self.db = Some(db),
             Err(e) => assert!(self.disk.has_failed(), "cannot open: {e}"),
         }
+    }
+
+    /// The disk has space for so many extents.
+    pub fn limit(&mut self, extents: u64) {
+        self.disk.limit(extents);
+        self.small = true;
+    }
+
+    /// What the store holds.
+    pub fn state(&self) -> &State {
+        assert_eq!(self.live.len(), 1);
+        &self.live[0]
+    }
+
+    /// Keeps one in `n` moments from now on.
+    pub fn keep_one_in(&self, n: u64, noise: u64) {
+        self.disk.keep_one_in(n, noise);
     }
 
     pub fn has_failed(&self) -> bool {
@@ -131,7 +177,7 @@ impl Run {
 
     /// A look at the store tells what has become of a commit in doubt.
     fn resolve(&mut self) {
-        let Some(db) = &self.db else { return };
+        let Some(db) = self.db.as_ref().filter(|_| !self.unsettled) else { return };
         let found = contents(db);
         assert!(self.live.contains(&found), "the live store holds something else");
         self.live = vec![found];
@@ -151,7 +197,10 @@ impl Run {
             Step::Checkpoint | Step::Sync => {
                 let done = if matches!(step, Step::Sync) { db.sync() } else { db.checkpoint() };
                 match done {
-                    Ok(()) => self.all_is_durable(),
+                    Ok(()) => {
+                        self.unsettled &= matches!(step, Step::Sync);
+                        self.all_is_durable();
+                    }
                     Err(e) => assert!(self.disk.has_failed(), "{step:?}: {e}"),
                 }
             }
@@ -160,6 +209,7 @@ impl Run {
                     assert!(ended);
                     self.all_is_durable();
                 }
+                Err(Error::Full { .. }) if self.small => {}
                 Err(e) => assert!(self.disk.has_failed(), "{step:?}: {e}"),
             },
             Step::FailingCheckpoint(n) => {
@@ -175,11 +225,57 @@ impl Run {
                 drop(db);
                 self.reopen();
             }
+            Step::Relay => self.open(),
+            Step::Dying(step, death) => drop(self.dies(step, *death)),
         }
+    }
+
+    /// Another process does this and dies; whether it has.
+    pub fn dies(&mut self, step: &Step, death: Death) -> bool {
+        let afterwards: Vec<State> = match step {
+            Step::Commit(_, writes) => self.live.iter().map(|state| after(state, writes)).collect(),
+            _ => self.live.clone(),
+        };
+        let before = self.promises.last().expect("there is one from the start").clone();
+        self.promise(before.iter().chain(&afterwards).cloned().collect());
+        let steps = match death {
+            Death::Before(steps) => steps,
+            Death::In(call, n) => {
+                self.disk.fail_and_die(call, n);
+                u64::MAX
+            }
+        };
+        let (disk, durable, acknowledged) = (&self.disk, self.promises.len() as u64, Cell::new(false));
+        let is_flush = !matches!(step, Step::Commit(Durability::Eventual, _));
+        let lived = mortal(steps, || {
+            let db = disk.open(&options())?;
+            match step {
+                Step::Commit(durability, writes) => commit(&db, *durability, writes).map(drop)?,
+                Step::Sync => db.sync()?,
+                _ => db.checkpoint()?,
+            }
+            acknowledged.set(true);
+            if is_flush {
+                disk.note(durable);
+            }
+            db.close()
+        });
+        self.disk.fail(Call::Write, u64::MAX / 2, ErrorKind::Other);
+        if !acknowledged.get() {
+            self.unsettled = true;
+            self.live.extend(afterwards);
+        } else {
+            self.live = afterwards;
+            if is_flush {
+                self.promises.push(Promise::new(self.live.clone()));
+            }
+        }
+        !matches!(lived, Some(Ok(())))
     }
 
     fn reopen(&mut self) {
         self.db = None;
+        self.unsettled = false;
         self.mended = self.disk.has_failed();
         self.open();
         if self.db.is_some() {
@@ -194,11 +290,13 @@ impl Run {
         self.promise(before.iter().chain(&afterwards).cloned().collect());
         match commit(db, durability, writes) {
             Ok(_) => {
-                self.live = afterwards;
+                (self.live, self.unsettled) = (afterwards, false);
                 if durability == Durability::Immediate {
                     self.all_is_durable();
                 }
             }
+            // It says so before the first byte.
+            Err(Error::Full { .. }) if self.small => {}
             Err(e) => {
                 assert!(self.disk.has_failed(), "commit: {e}");
                 self.live.extend(afterwards);

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use crate::history::{Heard, History};
 use crate::support::common::Rng;
+use crate::support::common::raw::{Image, MOVED};
 use crate::support::{Agent, Place, rounds, seed};
 
 /// Small extents and many checkpoints, so that rare paths are common.
 const OPTIONS: &str = "extent=65536 checkpoint=100000";
+/// And a cleaner that has always something to do.
+const CLEANING: &str = "extent=65536 checkpoint=100000 dead=0.1";
 /// Operations of each process in a round.
 const LENGTH: u64 = 6000;
 /// Kills in a round, besides the one of everybody.
@@ -30,6 +33,14 @@ pub struct Kind {
     pub anchor: bool,
     /// Every second process is in a PID namespace of its own.
     pub own_namespaces: bool,
+    /// Commits clean as much as they can, and some processes compact.
+    pub cleaning: bool,
+}
+
+impl Kind {
+    fn options(&self) -> &'static str {
+        if self.cleaning { CLEANING } else { OPTIONS }
+    }
 }
 
 /// A place that one process after the other works at.
@@ -55,7 +66,7 @@ pub struct Storm {
 impl Storm {
     pub fn over(kind: Kind) -> Storm {
         let place = Place::in_memory();
-        let mut anchor = Agent::open("anchor", &place.store(), &format!("create {OPTIONS}"));
+        let mut anchor = Agent::open("anchor", &place.store(), &format!("create {}", kind.options()));
         anchor.well("endow");
         let anchor = kind.anchor.then_some(anchor);
         let (random, history) = (Rng::new(seed()), History::default());
@@ -64,19 +75,22 @@ impl Storm {
 
     /// So many rounds, or SLOTDB_ROUNDS.
     pub fn rage(mut self, default: u64) {
-        let (mut keys, mut operations, mut unknown) = (0, 0, 0);
+        let (mut keys, mut operations, mut unknown, mut moved) = (0, 0, 0, 0);
         for round in 0..rounds(default) {
             self.round(&format!("r{round}"), round % 2 == 1);
             let history = std::mem::take(&mut self.history);
             keys += history.check().unwrap_or_else(|wrong| panic!("round {round}: {wrong}"));
             operations += history.operations;
             unknown += history.unknown;
+            moved += if self.kind.cleaning { self.count_moved() } else { 0 };
             let (kills, stops) = (self.kills, self.stops);
             eprintln!(
-                "storms={} kills={kills} stops={stops} operations={operations} unknown={unknown} histories={keys}",
+                "storms={} kills={kills} stops={stops} operations={operations} unknown={unknown} histories={keys} \
+                 moved={moved}",
                 round + 1
             );
         }
+        assert!(!self.kind.cleaning || moved > 0, "the cleaner had nothing to do");
     }
 
     /// Everybody works until all are done, or until all are killed; then the store must hold what it should.
@@ -132,12 +146,20 @@ impl Storm {
             Some(agent) => agent,
             None => Agent::new(&name),
         };
-        agent.send(&format!("open {} {}", self.place.store().display(), if reads { "ro" } else { OPTIONS }));
+        agent.send(&format!(
+            "open {} {}",
+            self.place.store().display(),
+            if reads { "ro" } else { self.kind.options() }
+        ));
         // Half of them kill themselves in mid-protocol, which blows from outside seldom hit.
         if self.random.one_in(2) {
             agent.send(&format!("arm {}", self.random.below(STEPS)));
         }
-        let role = if reads { "reader" } else { "writer" };
+        let role = match n {
+            _ if reads => "reader",
+            n if self.kind.cleaning && n % 4 == 3 => "compactor",
+            _ => "writer",
+        };
         let seed = self.random.next();
         agent.send(&format!("storm {role} {} {seed} {from} {} {prefix}", self.people, from.max(LENGTH)));
         Seat { agent, who: self.people, stopped: false, done: false }
@@ -181,7 +203,7 @@ impl Storm {
         for seat in seats.iter_mut().filter(|seat| seat.done && seat.stopped) {
             seat.agent.go_on();
         }
-        let mut newcomer = Agent::open("newcomer", &self.place.store(), OPTIONS);
+        let mut newcomer = Agent::open("newcomer", &self.place.store(), self.kind.options());
         // The next commit decides what becomes of the batch of one that died last.
         newcomer.ok("put decided yes");
         let left = seats.iter_mut().filter(|seat| seat.done).map(|seat| &mut seat.agent);
@@ -201,15 +223,24 @@ impl Storm {
         if !self.kind.anchor || self.random.one_in(2) {
             self.anchor = None;
             drop((seats, newcomer));
-            let mut next = Agent::open("next", &self.place.store(), OPTIONS);
+            let mut next = Agent::open("next", &self.place.store(), self.kind.options());
             next.says("scan", &digest);
             next.is_clean();
             self.people += 1;
             self.read_all(&mut next, &keys);
             self.anchor = self.kind.anchor.then_some(next);
         } else if self.anchor.is_none() {
-            self.anchor = Some(Agent::open("anchor", &self.place.store(), OPTIONS));
+            self.anchor = Some(Agent::open("anchor", &self.place.store(), self.kind.options()));
         }
+    }
+
+    /// How many of the records that the checkpoint names were moved by the cleaner.
+    fn count_moved(&self) -> u64 {
+        let image = Image::read(&self.place.store());
+        let pages = image.blob(&image.header()).pages;
+        let slots = pages.iter().flat_map(|page| image.page(page)).flatten();
+        slots.filter(|slot| image.record(slot.position()).is_some_and(|record| record.flags & MOVED != 0)).count()
+            as u64
     }
 
     fn read_all(&mut self, agent: &mut Agent, keys: &[String]) {

@@ -12,14 +12,6 @@ pub const ALL: &[Mutation] = &[
         why: "a key beyond its home line is not found",
     },
     Mutation {
-        name: "tombstones_dropped_early",
-        file: "src/index/mod.rs",
-        before: " && header.seq() <= bound)",
-        after: " && header.seq() <= bound.max(u64::MAX))",
-        test: "SLOTDB_SEED=1 --test power random_cuts",
-        why: "a deleted key comes back from the checkpoint",
-    },
-    Mutation {
         name: "tombstones_ignore_readers",
         file: "src/index/mod.rs",
         before: "let bound = self.horizon()?.min(self.get(Word::Checkpoint));",
@@ -52,19 +44,11 @@ pub const ALL: &[Mutation] = &[
         why: "half of a page's keys are not found",
     },
     Mutation {
-        name: "directory_copy_unpublished_room",
-        file: "src/index/directory.rs",
-        before: "self.set(Word::DirectoryRoom, room);",
-        after: "",
-        test: "--test model many_keys",
-        why: "a directory is doubled beyond its room, or moved each time",
-    },
-    Mutation {
         name: "scan_repeats_a_split",
         file: "src/txn/scan.rs",
         before: "u64::from(slot.tag.reverse_bits()) << 32 < cursor;",
         after: "u64::from(slot.tag.reverse_bits()) << 32 < cursor.min(0);",
-        test: "--test processes writers_and_readers",
+        test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom a_scan_beside",
         why: "a scan beside a split meets a key twice",
     },
     Mutation {

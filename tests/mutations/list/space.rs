@@ -77,6 +77,22 @@ pub const ALL: &[Mutation] = &[
         why: "a store to a hole finds the disk full",
     },
     Mutation {
+        name: "half_grown_file_stays",
+        file: "src/sys/file.rs",
+        before: "            let _ = file.set_len(before);\n",
+        after: "",
+        test: "--lib what_fails_half_way",
+        why: "a file is longer than the extents that its table knows",
+    },
+    Mutation {
+        name: "space_of_others_punched",
+        file: "src/growth.rs",
+        before: "                    extent.set_state(ExtentState::new(Kind::Punching));\n",
+        after: "",
+        test: "--test power a_full_disk",
+        why: "an extent is handed out while its space goes back",
+    },
+    Mutation {
         name: "damaged_segment_is_emptied",
         file: "src/index/mod.rs",
         before: "if self.extent(head).live() < len {",

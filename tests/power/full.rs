@@ -1,0 +1,58 @@
+//! A small disk that is full: what frees space works, and makes room; and the power fails in it.
+
+use slotdb::Durability::{Eventual, Immediate};
+
+use super::base::{Base, key};
+use super::judge::Cuts;
+use super::run::{Run, Step, Writes};
+use super::seed;
+use crate::common::{Rng, number};
+
+#[test]
+fn a_full_disk_is_compacted_and_filled_again() {
+    let seed = seed();
+    let base = Base::empty();
+    let mut cuts = Cuts::new(seed, 1, false);
+    for round in 0..2 * number("SLOTDB_ROUNDS", 1) {
+        let mut rng = Rng::new(seed.wrapping_add(round));
+        let mut run = Run::start(&base, 80, rng.next());
+        run.limit(40 + rng.below(40));
+        for cycle in 0..3 {
+            let puts = fill(&mut run, &mut rng);
+            assert!(puts > 20, "round {round}, cycle {cycle}: {puts} puts until it was full");
+            empty(&mut run, &mut rng);
+            run.play(&[Step::Compact, Step::Checkpoint]);
+            if rng.one_in(3) {
+                run.play(&[Step::Reopen]);
+            }
+        }
+        cuts.every_moment(&format!("round {round}"), &mut run);
+    }
+    eprintln!("{} power cuts", cuts.tried);
+}
+
+/// Puts until the disk is full; how many.
+fn fill(run: &mut Run, rng: &mut Rng) -> usize {
+    for puts in 0.. {
+        let len = *rng.pick(&[40, 3_000, 12_000]);
+        let writes: Writes = vec![(key(rng.below(2_000) as usize), Some(rng.bytes(len)))];
+        let durability = if rng.one_in(4) { Immediate } else { Eventual };
+        let before = run.state().clone();
+        run.play(&[Step::Commit(durability, writes)]);
+        if *run.state() == before {
+            return puts;
+        }
+    }
+    unreachable!("the disk is small")
+}
+
+/// Deletes most keys, which is possible on a full disk.
+fn empty(run: &mut Run, rng: &mut Rng) {
+    let keys: Vec<Vec<u8>> = run.state().keys().cloned().collect();
+    for key in keys {
+        if !rng.one_in(8) {
+            run.play(&[Step::Commit(Eventual, vec![(key.clone(), None)])]);
+            assert!(!run.state().contains_key(&key), "a delete on a full disk");
+        }
+    }
+}
