@@ -102,7 +102,7 @@ fn a_checkpoint_that_contradicts_itself_is_refused() {
         (page, index / EXTENT * EXTENT, "an index page lies over its page map"),
         (page, log / EXTENT * EXTENT + 4096, "an index page does not lie in an index extent"),
         (run(2), log / EXTENT, "extent run outside the file or over another"),
-        (run(1), log / EXTENT | (2 << 32), "extent run outside the file or over another"),
+        (run(1), (log / EXTENT) | (2 << 32), "extent run outside the file or over another"),
         (run(3) + 8, 1 | (1 << 32), "the blob does not lie in its extents"),
         (72, header.blob + 4096, "the log position does not lie in a segment"),
         (72, end_of_segment, "the log leaves no room in its segment"),
