@@ -198,8 +198,9 @@ fn advise_huge(map: &MmapRaw, len: u64) {
     }
 }
 
+/// Less may be granted. An emulator of a smaller machine, such as valgrind, calls a large size invalid.
 fn refused(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::NOMEM)
+    matches!(Errno::from_io_error(error), Some(Errno::NOMEM | Errno::INVAL))
 }
 
 fn round_up(len: u64) -> io::Result<u64> {
