@@ -24,7 +24,7 @@ use crate::readers::Lanes;
 use crate::sys::atomic::{AtomicU64, fence};
 use crate::sys::disk::Disk;
 use crate::sys::lock::LockFile;
-use crate::sys::map::Map;
+use crate::sys::map::{Map, Pane};
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
 pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol2");
@@ -213,6 +213,11 @@ impl Geometry {
         round_up(self.pages() * 8, crate::format::PAGE) / crate::format::PAGE
     }
 
+    /// The control words and tables that have their place for ever.
+    pub fn pane(&self, map: &Arc<Map>) -> Option<Pane> {
+        map.pane(self.extent, (TABLE_AT / 8) as usize)
+    }
+
     /// Position of header slot B.
     pub fn slot_b(&self) -> u64 {
         self.extent / 2
@@ -227,6 +232,8 @@ pub struct Core {
     pub disk: Box<dyn Disk>,
     /// The disk's map.
     pub map: Arc<Map>,
+    /// The part of it that holds control words, process table and reader table.
+    pub pane: Pane,
     /// Locks of this handle.
     pub locks: LockFile,
     /// What the store is.
@@ -252,30 +259,36 @@ impl Core {
 
     #[inline]
     fn word_at(&self, index: usize) -> &AtomicU64 {
-        let position = self.geometry.extent + index as u64 * 8;
-        &self.map.words::<1>(position).expect("the volatile extent is mapped as long as the store is open")[0]
+        &self.shared_cells::<1>(index)[0]
+    }
+
+    /// Cells of the volatile extent, counted from its start.
+    #[inline]
+    fn shared_cells<const N: usize>(&self, n: usize) -> &[AtomicU64; N] {
+        self.pane.cells(n).expect("all places of the volatile extent are constants below its length")
     }
 
     /// Bytes of the log, wherever any process has grown the file to.
     #[inline]
     pub fn bytes(&self, position: u64, len: u64) -> Option<&[u8]> {
-        self.map.bytes(position, len).or_else(|| {
-            self.follow_growth(position, len)?;
-            self.map.bytes(position, len)
-        })
+        match self.map.bytes(position, len) {
+            None => self.follow_growth(position, len).and_then(|()| self.map.bytes(position, len)),
+            found => found,
+        }
     }
 
     /// Shared words, wherever any process has grown the file to.
     #[inline]
     pub fn words<const N: usize>(&self, position: u64) -> Option<&[AtomicU64; N]> {
-        self.map.words(position).or_else(|| {
-            self.follow_growth(position, N as u64 * 8)?;
-            self.map.words(position)
-        })
+        match self.map.words(position) {
+            None => self.follow_growth(position, N as u64 * 8).and_then(|()| self.map.words(position)),
+            found => found,
+        }
     }
 
     /// Extends the map if another process has grown the file over this range.
     #[cold]
+    #[inline(never)]
     fn follow_growth(&self, position: u64, len: u64) -> Option<()> {
         let grown = position.checked_add(len)? > self.map.len() && self.map.len() < self.shared_len()?;
         if !grown {
@@ -374,15 +387,13 @@ impl Core {
     /// Words of a process entry.
     pub fn process(&self, number: u64) -> &[AtomicU64; PROCESS_WORDS] {
         assert!(number < PROCESSES);
-        let position = self.geometry.extent + PROCESS_AT + number * PROCESS_WORDS as u64 * 8;
-        self.map.words(position).expect("the volatile extent is mapped as long as the store is open")
+        self.shared_cells(PROCESS_AT as usize / 8 + number as usize * PROCESS_WORDS)
     }
 
     /// Words of a reader cell.
     #[inline]
     pub fn cell(&self, number: u64) -> &[AtomicU64; CELL_WORDS] {
-        let position = self.geometry.extent + CELLS_AT + (number % CELLS) * CELL_WORDS as u64 * 8;
-        self.map.words(position).expect("the volatile extent is mapped as long as the store is open")
+        self.shared_cells(CELLS_AT as usize / 8 + (number % CELLS) as usize * CELL_WORDS)
     }
 
     /// Position of the first chunk of the extent table.
@@ -405,6 +416,7 @@ impl Core {
     }
 
     /// An error that names a damaged place.
+    #[cold]
     pub fn corrupt(&self, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { path: self.path.clone(), offset, what: what.into() }
     }

@@ -250,9 +250,15 @@ fn attach_with(
     let failed = |source| Error::Io { path: path.to_path_buf(), op: "map", offset: None, source };
     let disk = disk(role, file, &geometry).map_err(failed)?;
     let map = disk.map().clone();
+    let too_short = || Error::Corrupt {
+        path: path.to_path_buf(),
+        offset: geometry.extent,
+        what: "the file ends in front of the shared words".to_string(),
+    };
     let core = Core {
         path: path.to_path_buf(),
         disk,
+        pane: geometry.pane(&map).ok_or_else(too_short)?,
         map,
         locks,
         geometry,

@@ -37,15 +37,13 @@ impl Core {
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Record<'_>>> {
         let entry = self.entry(hash)?;
-        let mut found = None;
-        self.page(entry.page())?.search(hash, |pointer| {
+        for (_, pointer) in self.page(entry.page())?.candidates(hash) {
             let record = self.record(pointer.position())?;
-            if record.key() == key {
-                found = Some(record);
+            if record.has_key(key) {
+                return Ok(Some(record));
             }
-            Ok(found.is_some())
-        })?;
-        Ok(found)
+        }
+        Ok(None)
     }
 
     /// The records of many keys that a snapshot of `seq` sees, in order. The misses of a group of keys overlap: all
@@ -81,7 +79,7 @@ impl Core {
     /// Asks for the first record that a search is going to compare.
     fn prefetch_record(&self, hash: u64) {
         let page = self.entry(hash).and_then(|entry| self.page(entry.page()));
-        if let Some(pointer) = page.ok().and_then(|page| page.first_match(hash)) {
+        if let Some((_, pointer)) = page.ok().and_then(|page| page.candidates(hash).next()) {
             self.map.prefetch(pointer.position());
             self.map.prefetch(pointer.position() + CACHE_LINE);
         }
@@ -90,8 +88,7 @@ impl Core {
     /// Whether the index points to the record at `position`, which has this hash. Reads no record.
     pub fn is_newest(&self, hash: u64, position: u64) -> Result<bool> {
         let entry = self.entry(hash)?;
-        let is_it = |pointer: SlotWord| Ok(pointer.position() == position);
-        Ok(self.page(entry.page())?.search(hash, is_it)? != Search::Absent)
+        Ok(self.page(entry.page())?.candidates(hash).any(|(_, pointer)| pointer.position() == position))
     }
 
     /// The record of a key that a snapshot of `seq` sees.

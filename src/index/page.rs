@@ -169,14 +169,6 @@ impl<'a> Page<'a> {
         page + ((home_line(hash) + 1) * LINE_WORDS * 8) as u64
     }
 
-    /// The first pointer of the home line that may be the key's.
-    #[inline]
-    pub fn first_match(&self, hash: u64) -> Option<SlotWord> {
-        let line = self.line(home_line(hash));
-        let matches = line.matches(tag(hash));
-        (matches != 0).then(|| line.pointer(matches.trailing_zeros() as usize))
-    }
-
     /// Makes it an empty page. Nobody can reach it yet.
     pub fn clear(&self, suffix: u64, depth: u32) {
         self.0.iter().for_each(|word| word.store(0, Ordering::Relaxed));
@@ -203,25 +195,21 @@ impl<'a> Page<'a> {
         })
     }
 
+    /// The slots that may hold a key, by tag and hash bits.
+    #[inline]
+    pub fn candidates(&self, hash: u64) -> Candidates<'a> {
+        let n = home_line(hash);
+        let line = self.line(n);
+        Candidates { page: *self, hash, n, line, matches: line.matches(tag(hash)), passed: 0 }
+    }
+
     /// Looks for a key: `is_it` compares the record at a pointer whose hash bits fit.
     #[inline]
     pub fn search<E>(&self, hash: u64, mut is_it: impl FnMut(SlotWord) -> Result<bool, E>) -> Result<Search, E> {
-        let mut n = home_line(hash);
-        for _ in 0..LINES {
-            let line = self.line(n);
-            let mut matches = line.matches(tag(hash));
-            while matches != 0 {
-                let slot = matches.trailing_zeros() as usize;
-                let pointer = line.pointer(slot);
-                if !pointer.is_empty() && pointer.matches(hash) && is_it(pointer)? {
-                    return Ok(Search::Found(SlotPlace { line: n, slot }, pointer));
-                }
-                matches &= matches - 1;
+        for (place, pointer) in self.candidates(hash) {
+            if is_it(pointer)? {
+                return Ok(Search::Found(place, pointer));
             }
-            if !line.overflowed() {
-                break;
-            }
-            n = (n + 1) % LINES;
         }
         Ok(Search::Absent)
     }
@@ -247,6 +235,42 @@ impl<'a> Page<'a> {
             n = (n + 1) % LINES;
         }
         false
+    }
+}
+
+/// Slots that may hold a key: from the home line on, as far as full lines were passed.
+pub struct Candidates<'a> {
+    page: Page<'a>,
+    hash: u64,
+    /// The line in hand, and which of its slots are left.
+    n: usize,
+    line: Line<'a>,
+    matches: u32,
+    passed: usize,
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = (SlotPlace, SlotWord);
+
+    #[inline]
+    fn next(&mut self) -> Option<(SlotPlace, SlotWord)> {
+        loop {
+            while self.matches != 0 {
+                let slot = self.matches.trailing_zeros() as usize;
+                self.matches &= self.matches - 1;
+                let pointer = self.line.pointer(slot);
+                if !pointer.is_empty() && pointer.matches(self.hash) {
+                    return Some((SlotPlace { line: self.n, slot }, pointer));
+                }
+            }
+            self.passed += 1;
+            if !self.line.overflowed() || self.passed == LINES {
+                return None;
+            }
+            self.n = (self.n + 1) % LINES;
+            self.line = self.page.line(self.n);
+            self.matches = self.line.matches(tag(self.hash));
+        }
     }
 }
 

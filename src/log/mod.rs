@@ -32,6 +32,12 @@ impl<'a> Record<'a> {
         &self.body[self.header.key_len() as usize..]
     }
 
+    /// Whether it is a record of this key.
+    #[inline]
+    pub fn has_key(&self, key: &[u8]) -> bool {
+        is_same(self.key(), key)
+    }
+
     /// Whether it says that its key is gone.
     pub fn is_tombstone(&self) -> bool {
         self.header.kind() == Some(Kind::Delete)
@@ -41,6 +47,16 @@ impl<'a> Record<'a> {
     pub fn is_whole(&self) -> bool {
         self.header.checksum(self.position, self.body) == self.header.crc()
     }
+}
+
+/// Whether two keys are equal; short ones without a call.
+#[inline]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let ends = |key: &[u8]| Some((u64::from_le_bytes(*key.first_chunk()?), u64::from_le_bytes(*key.last_chunk()?)));
+    if a.len() != b.len() {
+        return false;
+    }
+    if (8..=16).contains(&a.len()) { ends(a) == ends(b) } else { a == b }
 }
 
 impl Core {
@@ -85,9 +101,9 @@ impl Core {
 
     /// The version of a record's key that a snapshot of `seq` sees; none: the key did not exist.
     #[inline]
-    pub fn version_at(&self, newest: Record<'_>, seq: u64) -> Result<Option<Record<'_>>> {
+    pub fn version_at<'a>(&'a self, newest: Record<'a>, seq: u64) -> Result<Option<Record<'a>>> {
         // Each step goes to an older record, so a chain that rises is damaged; that also ends any loop.
-        let mut record = self.record(newest.position)?;
+        let mut record = newest;
         while record.header.seq() > seq {
             let (prev, newer) = (record.header.prev(), record.header.seq());
             if prev == 0 {

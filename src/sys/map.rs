@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -262,6 +263,17 @@ impl Map {
         Some(unsafe { &*cells })
     }
 
+    /// The cells of a range, for as long as they are needed; as [`Map::words`].
+    pub fn pane(self: &Arc<Map>, pos: u64, count: usize) -> Option<Pane> {
+        if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * count as u64) {
+            return None;
+        }
+        // Acquire: pairs with the Release in `cover`.
+        let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
+        #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
+        Some(Pane { at: AtomicPtr::new(at.cast()), count, _map: self.clone() })
+    }
+
     /// Copies `bytes` to `pos`, where nobody reads yet. False if the range cannot be written.
     pub fn store(&self, pos: u64, bytes: &[u8]) -> bool {
         if !self.writable || pos < self.cells_from || !self.has(pos, bytes.len() as u64) {
@@ -353,7 +365,30 @@ impl Map {
 
     #[inline]
     fn has(&self, pos: u64, len: u64) -> bool {
-        pos.checked_add(len).is_some_and(|end| end <= self.len())
+        let all = self.len();
+        len <= all && pos <= all - len
+    }
+}
+
+/// Cells at a place that does not change, found once: each access costs a bound and no more.
+#[derive(Debug)]
+pub struct Pane {
+    at: AtomicPtr<atomic::AtomicU64>,
+    count: usize,
+    /// No mapping goes away before its map.
+    _map: Arc<Map>,
+}
+
+impl Pane {
+    /// The cells from `n` on; None beyond the range.
+    #[inline]
+    pub fn cells<const N: usize>(&self, n: usize) -> Option<&[atomic::AtomicU64; N]> {
+        if N > self.count || n > self.count - N {
+            return None;
+        }
+        let at = self.at.load(Ordering::Relaxed).wrapping_add(n);
+        // SAFETY: `pane` has checked the range, whose mapping is there as long as `_map`; anybody may change atomics.
+        Some(unsafe { &*at.cast::<[atomic::AtomicU64; N]>() })
     }
 }
 

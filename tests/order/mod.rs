@@ -160,7 +160,8 @@ impl Store {
         let disk = Box::new(Watched { store: self.clone(), synced: synced.clone() });
         let (lanes, geometry) = (Lanes::default(), self.geometry);
         let (shared, writable, volatile_fs, verify) = (true, true, true, false);
-        let core = Core { path, disk, map, locks, geometry, lanes, shared, writable, volatile_fs, verify };
+        let pane = geometry.pane(&map).expect("mapped");
+        let core = Core { path, disk, pane, map, locks, geometry, lanes, shared, writable, volatile_fs, verify };
         core.enter_process().expect("a process number");
         let settings = Settings {
             checkpoint_bytes: None,
