@@ -153,7 +153,8 @@ impl Core {
             self.keep_segment(head, position);
             return Ok(());
         }
-        if self.add_live(head, -(len as i64)) == 0 && !change.busy.contains(&head) {
+        let live = self.add_live(head, -(len as i64));
+        if live == 0 && !change.busy.contains(&head) {
             self.retire_segment(head, change.seq);
         }
         Ok(())
