@@ -89,12 +89,12 @@ fn the_power_fails_after_a_process_has_died_before_any_step() {
 
 #[test]
 fn the_power_fails_after_a_writer_has_died_in_a_call_that_failed() {
-    die_in_calls(|step| !matches!(step, Step::Checkpoint), 4);
+    die_in_calls(|step| !matches!(step, Step::Checkpoint), 6);
 }
 
 #[test]
 fn the_power_fails_after_a_checkpointer_has_died_in_a_call_that_failed() {
-    die_in_calls(|step| matches!(step, Step::Checkpoint), 2);
+    die_in_calls(|step| matches!(step, Step::Checkpoint), 3);
 }
 
 /// Each call of these scenes is one that a process dies in. One in so many moments is a cut, or more.
