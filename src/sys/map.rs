@@ -353,8 +353,8 @@ impl Map {
         }
         // Acquire: pairs with the Release in `cover`.
         let at = self.cells.load(Ordering::Acquire).wrapping_add(start as usize);
-        // SAFETY: inside a live mapping of a file that is shared, of which this forgets nothing but where its pages are.
-        // A refusal only makes the sync slower.
+        // SAFETY: inside a live mapping of a shared file, of which this forgets only where its pages are. A refusal
+        // only makes the sync slower.
         let _ = unsafe { rustix::mm::madvise(at.cast(), (end - start) as usize, rustix::mm::Advice::LinuxDontNeed) };
     }
 

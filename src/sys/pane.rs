@@ -28,7 +28,8 @@ impl Pane {
             return None;
         }
         let at = self.at.load(Ordering::Relaxed).wrapping_add(n);
-        // SAFETY: `Map::pane` has checked the range, whose mapping is there as long as `_map`; anybody may change atomics.
+        // SAFETY: `Map::pane` has checked the range, whose mapping is there as long as `_map`; anybody may change
+        // atomics at any time.
         Some(unsafe { &*at.cast::<[atomic::AtomicU64; N]>() })
     }
 }
