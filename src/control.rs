@@ -24,7 +24,8 @@ use crate::readers::Lanes;
 use crate::sys::atomic::{AtomicU64, fence};
 use crate::sys::disk::Disk;
 use crate::sys::lock::LockFile;
-use crate::sys::map::{Map, Pane};
+use crate::sys::map::Map;
+use crate::sys::pane::Pane;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
 pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol2");

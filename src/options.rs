@@ -31,7 +31,8 @@ pub enum WriterLock {
 /// Options for opening a store.
 ///
 /// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout`, `writer_lock`,
-/// `max_dead_ratio`, `guard_sigbus` and `verify_checksums` are those of the first one, `durability` is each handle's own.
+/// `max_dead_ratio`, `guard_sigbus` and `verify_checksums` are those of the first one; `durability` is each handle's
+/// own.
 ///
 /// ```
 /// # fn main() -> slotdb::Result<()> {

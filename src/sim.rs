@@ -395,7 +395,7 @@ impl Disk for SimDisk {
     fn scatter(&self, pos: u64, len: u64) -> io::Result<()> {
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::GiveBack)?;
-        // It keeps its space.
+        // What stood there is gone, the space is not.
         file::punch(self.0.file.as_file(), pos, len)?;
         self.observe(&mut state)
     }

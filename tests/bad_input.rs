@@ -15,8 +15,8 @@ mod hostile;
 mod system;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use common::fast_dir;
@@ -166,6 +166,24 @@ fn options_that_make_no_sense_are_refused() {
         small().max_size(u64::MAX).open(&path).unwrap().put(&vec![0; 65_536], b""),
         Err(Error::KeyTooLong { len: 65_536 })
     ));
+}
+
+/// The words in use have a layout of their own, which may change while the file's format does not.
+#[test]
+fn nobody_joins_processes_of_another_layout() {
+    let sample = Sample::new();
+    let db = sample.open(false).unwrap();
+    let file = File::options().read(true).write(true).open(&sample.path).unwrap();
+    let mut layout = [0; 8];
+    file.read_exact_at(&mut layout, EXTENT).unwrap();
+    for other in [[0; 8], *b"slotvol0"] {
+        file.write_all_at(&other, EXTENT).unwrap();
+        let error = sample.open(true).expect_err("must not join");
+        assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("another version")), "{error}");
+    }
+    file.write_all_at(&layout, EXTENT).unwrap();
+    assert!(all(&sample.open(true).unwrap()).unwrap() == *sample.holds());
+    db.put(b"still", b"works").unwrap();
 }
 
 /// The fields of a header slot: name, offset, bytes.

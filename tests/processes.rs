@@ -81,6 +81,8 @@ fn others_come_and_go_while_one_writes() {
         assert!(keys >= seen, "{keys} keys after {seen}");
         seen = keys;
         visitor.is_clean();
+        let who = visitor.well("processes");
+        assert_eq!(who.matches(" alive ").count(), if visit % 3 == 0 { 1 } else { 2 }, "{who}");
         if visit % 3 == 1 {
             visitor.ok("put visitor was_here");
         }

@@ -7,7 +7,7 @@ use crate::engine::clean::Cleaning;
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, MOVED};
 use crate::format::{hash_key, round_up};
-use crate::index::Change;
+use crate::index::{Change, GROUP};
 use crate::log::Record;
 use crate::log::append::Batch;
 use crate::options::Durability;
@@ -33,6 +33,7 @@ impl Engine {
     /// the batch.
     pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
         self.core.check_poison()?;
+        self.core.look_up(batch).map_err(|e| self.core.cause(e))?;
         let (applied, ends) = self.core.ends();
         let salt = self.salt_after(applied)?;
         let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt).map_err(|e| self.core.cause(e))?;
@@ -136,6 +137,29 @@ impl Engine {
 }
 
 impl Core {
+    /// Finds what the puts of a batch replace, so many at a time that their misses overlap.
+    fn look_up(&self, batch: &mut Batch) -> Result<()> {
+        let mut from = 0;
+        loop {
+            let (mut places, mut hashes, mut count) = ([0; GROUP], [0; GROUP], 0);
+            while count < GROUP
+                && let Some((place, entry)) = batch.open_from(from)
+            {
+                (places[count], hashes[count]) = (place, entry.hash);
+                (count, from) = (count + 1, place + 1);
+            }
+            if count == 0 {
+                return self.check_map();
+            }
+            self.prefetch_many(&hashes[..count]);
+            for &place in &places[..count] {
+                let Some((_, entry)) = batch.open_from(place) else { continue };
+                let prev = self.find(entry.hash, batch.key(entry))?.map_or(0, |record| record.position);
+                batch.set_prev(place, prev);
+            }
+        }
+    }
+
     /// Applies a batch that stands at the tail, and publishes it. Commit, takeover and replay run this; run twice it
     /// changes nothing more, but for live bytes that count too high.
     pub fn apply(

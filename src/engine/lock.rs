@@ -24,8 +24,10 @@ const NAP: Duration = Duration::from_millis(5);
 const SPINS: u32 = 20;
 /// Longest sleep of a process that has handed the lock over and wants it again.
 const HAND_OVER: Duration = Duration::from_micros(500);
-/// Eventual commits in a row while somebody waits.
+/// Times the lock is given back while somebody waits, and taken again before he has woken up, until he is waited for.
 const QUANTUM: u64 = 32;
+/// Eventual commits that give the lock back at once after others wanted it.
+const CONTENDED: u64 = 256;
 
 /// What the writer of this process works with; its mutex is the inner half of the writer lock.
 #[derive(Default)]
@@ -36,6 +38,10 @@ pub struct Writer {
     pub kept: bool,
     /// Commits under the file lock since it was taken, for the keeper to see idleness.
     pub commits: u64,
+    /// Times the lock was given back while somebody waited, since he was last waited for.
+    wanted: u64,
+    /// Commits that are not to keep the lock.
+    contended: u64,
     /// The lock was last given back to somebody who waited, when this many had got it so.
     handed_over: Option<u64>,
 }
@@ -111,6 +117,7 @@ impl Engine {
             }
             std::hint::spin_loop();
         }
+        writer.contended = CONTENDED;
         loop {
             let seen = core.get(Word::WriterWake);
             core.set(Word::WriterWaiting, 1);
@@ -147,15 +154,20 @@ impl Engine {
         }
         if core.get(Word::WriterWaiting) != 0 {
             core.set(Word::WriterWaiting, 0);
-            writer.handed_over = Some(taken);
+            (writer.contended, writer.wanted) = (CONTENDED, writer.wanted + 1);
+            if writer.wanted == QUANTUM {
+                (writer.wanted, writer.handed_over) = (0, Some(taken));
+            }
             count_up(core.word(Word::WriterWake), futex::wake_one);
         }
     }
 
-    /// Keeps the file lock if that is allowed and nobody has waited for long.
+    /// Keeps the file lock if that is allowed and nobody else has wanted it of late. While others do, a kept lock costs
+    /// them a wait for the keeper, and one that is given back costs two system calls.
     fn keep_flock(&self, writer: &mut Writer) -> bool {
-        let fair = self.core.get(Word::WriterWaiting) == 0 || writer.commits < QUANTUM;
-        if self.settings.writer_lock != WriterLock::Adaptive || !fair || !self.start_keeper() {
+        let wanted = self.core.get(Word::WriterWaiting) != 0 || writer.contended > 0;
+        writer.contended = writer.contended.saturating_sub(1);
+        if self.settings.writer_lock != WriterLock::Adaptive || wanted || !self.start_keeper() {
             return false;
         }
         writer.commits += 1;

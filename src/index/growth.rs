@@ -1,11 +1,9 @@
 //! How the index grows with a batch. It is asked before the first byte of the batch is written, so that a batch that
 //! stands in the log can be applied.
 
-use std::collections::HashMap;
-
 use crate::control::Core;
 use crate::error::Result;
-use crate::format::slot::{DirEntry, LINES, MAX_DEPTH, SLOTS, split_at, suffix, tag};
+use crate::format::slot::{LINES, MAX_DEPTH, SLOTS, split_at, suffix, tag};
 use crate::log::append::Batch;
 
 /// Batches up to this many records mostly fit the pages that are there.
@@ -56,19 +54,30 @@ impl Core {
             growth.copies = batch.len() as u64;
             return Ok(growth);
         }
-        let mut touched = HashMap::<u64, (DirEntry, Vec<u32>)>::new();
+        let (mut frozen, mut new) = (Vec::new(), Vec::new());
         for record in batch.entries() {
             let entry = self.entry(record.hash)?;
-            let new = &mut touched.entry(entry.page()).or_insert_with(|| (entry, Vec::new())).1;
+            if !entry.is_mutable() {
+                frozen.push(entry.page());
+            }
             if record.prev == 0 {
-                new.push(tag(record.hash));
+                new.push((entry.page(), entry.depth(), tag(record.hash)));
             }
         }
-        for (entry, new) in touched.into_values() {
-            growth.copies += u64::from(!entry.is_mutable());
-            let old =
-                if new.is_empty() { Vec::new() } else { self.page(entry.page())?.slots().map(|s| s.tag).collect() };
-            growth.add(old, new, entry.depth());
+        frozen.sort_unstable();
+        frozen.dedup();
+        growth.copies = frozen.len() as u64;
+        new.sort_unstable();
+        for group in new.chunk_by(|a, b| a.0 == b.0) {
+            let (position, depth, one) = group[0];
+            let page = self.page(position)?;
+            if page.count() + group.len() > split_at(suffix(u64::from(one), depth), depth) {
+                growth.add(
+                    page.slots().map(|s| s.tag).collect(),
+                    group.iter().map(|&(_, _, tag)| tag).collect(),
+                    depth,
+                );
+            }
         }
         Ok(growth)
     }

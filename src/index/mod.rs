@@ -20,7 +20,7 @@ use crate::log::Record;
 use crate::space::Claim;
 
 /// Keys whose misses overlap: about as many as a core has under way.
-const GROUP: usize = 16;
+pub const GROUP: usize = 16;
 const CACHE_LINE: u64 = 64;
 
 /// A change to the index by one batch.
@@ -46,9 +46,7 @@ impl Core {
         Ok(None)
     }
 
-    /// The records of many keys that a snapshot of `seq` sees, in order. The misses of a group of keys overlap: all
-    /// its lines of the index are asked for before the first is read, and all its records before the first of those
-    /// (group prefetching: Chen and others, "Improving hash join performance through prefetching", 2004).
+    /// The records of many keys that a snapshot of `seq` sees, in order.
     pub fn find_many_at<'a, K: AsRef<[u8]>>(
         &'a self,
         keys: &[K],
@@ -59,14 +57,23 @@ impl Core {
             let mut hashes = [0; GROUP];
             for (hash, key) in hashes.iter_mut().zip(group) {
                 *hash = hash_key(key.as_ref(), self.geometry.seed);
-                self.prefetch_line(*hash);
             }
-            hashes[..group.len()].iter().for_each(|&hash| self.prefetch_record(hash));
+            self.prefetch_many(&hashes[..group.len()]);
             for (&hash, key) in hashes.iter().zip(group) {
                 each(self.find_at(hash, key.as_ref(), seq)?);
             }
         }
         Ok(())
+    }
+
+    /// Lets the misses of a group of searches overlap: all their lines of the index are asked for before the first is
+    /// read, and all their records before the first of those (group prefetching: Chen and others, "Improving hash join
+    /// performance through prefetching", 2004).
+    pub fn prefetch_many(&self, hashes: &[u64]) {
+        if hashes.len() > 1 {
+            hashes.iter().for_each(|&hash| self.prefetch_line(hash));
+            hashes.iter().for_each(|&hash| self.prefetch_record(hash));
+        }
     }
 
     /// Asks for the line of the index that a search begins with. A hint: what is wrong shows when the line is read.
@@ -146,7 +153,8 @@ impl Core {
             self.keep_segment(head, position);
             return Ok(());
         }
-        if self.add_live(head, -(len as i64)) == 0 && !change.busy.contains(&head) {
+        let live = self.add_live(head, -(len as i64));
+        if live == 0 && !change.busy.contains(&head) {
             self.retire_segment(head, change.seq);
         }
         Ok(())

@@ -28,8 +28,10 @@ pub struct Entry {
     pub hash: u64,
     /// Put or delete.
     pub kind: Kind,
-    /// Position of the key's newest record before this batch; 0: none.
+    /// Position of the key's newest record before this batch; 0: none. Not known before `set_prev` if `is_open`.
     pub prev: u64,
+    /// Nobody has looked yet for a record before this one.
+    is_open: bool,
     /// Where the record goes; set by `lay_out`.
     pub position: u64,
     offset: usize,
@@ -128,6 +130,18 @@ impl Batch {
         if self.entries().any(|e| e.kind == Kind::Put && !e.moved) { Claim::Put } else { Claim::Delete }
     }
 
+    /// The first write at `from` or behind it for which nobody has looked yet, and its place.
+    pub fn open_from(&self, from: usize) -> Option<(usize, &Entry)> {
+        let is_open = |(_, entry): &(usize, &Entry)| entry.is_open && !entry.replaced;
+        self.entries.iter().enumerate().skip(from).find(is_open)
+    }
+
+    /// Notes what was found for the write at a place.
+    pub fn set_prev(&mut self, place: usize, prev: u64) {
+        let entry = &mut self.entries[place];
+        (entry.prev, entry.is_open) = (prev, false);
+    }
+
     /// The key of a write.
     pub fn key(&self, entry: &Entry) -> &[u8] {
         let start = entry.offset + RECORD_HEADER as usize;
@@ -160,13 +174,15 @@ impl Batch {
         None
     }
 
-    /// Adds a write; `prev` is the key's newest record in the store. An earlier write of the key gives way.
-    pub fn push(&mut self, kind: Kind, hash: u64, key: &[u8], value: &[u8], prev: u64) {
+    /// Adds a write; `prev` is the key's newest record in the store, none if it is still to be looked for. An earlier
+    /// write of the key gives way.
+    pub fn push(&mut self, kind: Kind, hash: u64, key: &[u8], value: &[u8], prev: Option<u64>) {
         let before = self.index_of(hash, key);
         let entry = Entry {
             hash,
             kind,
-            prev,
+            prev: prev.unwrap_or(0),
+            is_open: prev.is_none(),
             position: 0,
             offset: self.arena.len(),
             key_len: key.len() as u16,
@@ -188,7 +204,7 @@ impl Batch {
 
     /// Adds a live record that the cleaner puts again, under a key that the batch does not write.
     pub fn push_moved(&mut self, kind: Kind, hash: u64, key: &[u8], value: &[u8], prev: u64) {
-        self.push(kind, hash, key, value, prev);
+        self.push(kind, hash, key, value, Some(prev));
         if let Some(last) = self.entries.last_mut() {
             last.moved = true;
         }
@@ -196,7 +212,7 @@ impl Batch {
 
     /// Adds a record that says nothing, so that there is a commit.
     pub fn push_nothing(&mut self) {
-        self.push(Kind::Commit, 0, &[], &[], 0);
+        self.push(Kind::Commit, 0, &[], &[], Some(0));
     }
 
     /// The batch leaves the segment at the tail, whatever room that has.

@@ -15,6 +15,7 @@ use rustix::mm::MsyncFlags;
 
 use super::atomic;
 use super::host;
+use super::pane::Pane;
 use super::sigbus::Guard;
 use super::view::{GRAIN, Views};
 
@@ -271,7 +272,7 @@ impl Map {
         // Acquire: pairs with the Release in `cover`.
         let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
         #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
-        Some(Pane { at: AtomicPtr::new(at.cast()), count, _map: self.clone() })
+        Some(Pane::new(at.cast(), count, self.clone()))
     }
 
     /// Copies `bytes` to `pos`, where nobody reads yet. False if the range cannot be written.
@@ -352,8 +353,8 @@ impl Map {
         }
         // Acquire: pairs with the Release in `cover`.
         let at = self.cells.load(Ordering::Acquire).wrapping_add(start as usize);
-        // SAFETY: inside a live mapping of a file that is shared, of which this forgets nothing but where its pages are.
-        // A refusal only makes the sync slower.
+        // SAFETY: inside a live mapping of a shared file, of which this forgets only where its pages are. A refusal
+        // only makes the sync slower.
         let _ = unsafe { rustix::mm::madvise(at.cast(), (end - start) as usize, rustix::mm::Advice::LinuxDontNeed) };
     }
 
@@ -367,28 +368,6 @@ impl Map {
     fn has(&self, pos: u64, len: u64) -> bool {
         let all = self.len();
         len <= all && pos <= all - len
-    }
-}
-
-/// Cells at a place that does not change, found once: each access costs a bound and no more.
-#[derive(Debug)]
-pub struct Pane {
-    at: AtomicPtr<atomic::AtomicU64>,
-    count: usize,
-    /// No mapping goes away before its map.
-    _map: Arc<Map>,
-}
-
-impl Pane {
-    /// The cells from `n` on; None beyond the range.
-    #[inline]
-    pub fn cells<const N: usize>(&self, n: usize) -> Option<&[atomic::AtomicU64; N]> {
-        if N > self.count || n > self.count - N {
-            return None;
-        }
-        let at = self.at.load(Ordering::Relaxed).wrapping_add(n);
-        // SAFETY: `pane` has checked the range, whose mapping is there as long as `_map`; anybody may change atomics.
-        Some(unsafe { &*at.cast::<[atomic::AtomicU64; N]>() })
     }
 }
 

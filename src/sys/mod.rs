@@ -11,6 +11,7 @@ pub mod futex;
 pub mod host;
 pub mod lock;
 pub mod map;
+pub mod pane;
 pub mod sigbus;
 mod view;
 

@@ -39,13 +39,12 @@ impl<'db> WriteTxn<'db> {
     /// Sets the value of a key.
     ///
     /// # Errors
-    /// `KeyTooLong`, `ValueTooLong`, `Corrupt`, `Forked`; the transaction goes on without this write.
+    /// `KeyTooLong`, `ValueTooLong`, `Forked`; the transaction goes on without this write.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.engine.check_fork()?;
         self.engine.core.check_lengths(key, value)?;
         let hash = self.hash(key);
-        let prev = self.newest(hash, key)?.map_or(0, |record| record.position);
-        self.writer.batch_mut().push(Kind::Put, hash, key, value, prev);
+        self.writer.batch_mut().push(Kind::Put, hash, key, value, None);
         Ok(())
     }
 
@@ -57,7 +56,7 @@ impl<'db> WriteTxn<'db> {
         let stored = self.newest(hash, key)?.map(|record| (record.position, record.is_tombstone()));
         match (written, stored) {
             (Some(Kind::Delete), _) => return Ok(false),
-            (_, Some((prev, false))) => self.writer.batch_mut().push(Kind::Delete, hash, key, &[], prev),
+            (_, Some((prev, false))) => self.writer.batch_mut().push(Kind::Delete, hash, key, &[], Some(prev)),
             (Some(_), _) => self.writer.batch_mut().withdraw(hash, key),
             (None, _) => return Ok(false),
         }
@@ -76,6 +75,7 @@ impl<'db> WriteTxn<'db> {
     /// durable.
     ///
     /// # Errors
+    /// `Corrupt`: the index or a record that is replaced is damaged; the transaction is undone.
     /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free
     /// afterwards, so it may be worth another try. `Poisoned`: likewise undone, and so is `Unsupported`: keys whose
     /// hashes were chosen to collide. `InDoubt`: a write or sync failed midway; the commit is there whole or not at

@@ -84,6 +84,47 @@ fn contents_do_no_harm() {
     }
 }
 
+/// Parts that lie over each other or where they cannot be, with every checksum right.
+#[test]
+fn a_checkpoint_that_contradicts_itself_is_refused() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let blob = sample.image.blob(&header);
+    let page = header.blob + 64;
+    let run = |kind: u32| {
+        let n = blob.runs.iter().position(|run| run.kind == kind).unwrap();
+        header.blob + 64 + 24 * (blob.pages.len() + n) as u64
+    };
+    let (index, log) = (blob.pages[0].position, header.log);
+    let end_of_segment = log / EXTENT * EXTENT + EXTENT - 8;
+    // Where a number of 8 bytes stands, what stands there instead, and what is said of it.
+    for (at, value, says) in [
+        (page, index / EXTENT * EXTENT, "an index page lies over its page map"),
+        (page, log / EXTENT * EXTENT + 4096, "an index page does not lie in an index extent"),
+        (run(2), log / EXTENT, "extent run outside the file or over another"),
+        (run(1), (log / EXTENT) | (2 << 32), "extent run outside the file or over another"),
+        (run(3) + 8, 1 | (1 << 32), "the blob does not lie in its extents"),
+        (72, header.blob + 4096, "the log position does not lie in a segment"),
+        (72, end_of_segment, "the log leaves no room in its segment"),
+        (72, log / EXTENT * EXTENT + 56, "the log leaves no room in its segment"),
+    ] {
+        let mut image = sample.image.clone();
+        image.put(at, &value.to_le_bytes());
+        let sum = crc32fast::hash(image.slice(header.blob, header.blob_len)).to_le_bytes();
+        for slot in SLOTS {
+            image.put(slot + 72, &image.u64(72).to_le_bytes());
+            image.put(slot + 84, &sum);
+            image.seal_slot(slot);
+        }
+        sample.write(&image);
+        match refused(&sample.path) {
+            Error::Corrupt { what, .. } => assert_eq!(what, says, "{value} at {at}"),
+            other => panic!("{says}: {other}"),
+        }
+        assert_eq!(Image::read(&sample.path).0, image.0, "{says}: nothing is written");
+    }
+}
+
 /// Pages of depth 1, 2, 3 and so on tile the hash space, and a few of them ask for a directory of any size. Hashes are
 /// seeded, so no honest store has such pages.
 #[test]

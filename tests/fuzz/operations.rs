@@ -7,6 +7,7 @@ use slotdb::{Db, Durability, Options, ReadTxn, WriterLock};
 
 use super::forge::Choices;
 use crate::common::fast_dir;
+use crate::common::raw::Image;
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -36,7 +37,7 @@ pub fn run(choices: &mut Choices) {
         assert_eq!(db.check(true).unwrap(), []);
         // A copy is what a killed process would have left behind.
         if choices.byte() & 1 == 0 {
-            std::fs::copy(&path, dir.path().join("copy")).unwrap();
+            Image::read(&path).write(&dir.path().join("copy")).unwrap();
             db.close().unwrap();
             std::fs::rename(dir.path().join("copy"), &path).unwrap();
         } else {

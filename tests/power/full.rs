@@ -13,13 +13,13 @@ fn a_full_disk_is_compacted_and_filled_again() {
     let seed = seed();
     let base = Base::empty();
     let mut cuts = Cuts::new(seed, 1, false);
-    for round in 0..2 * number("SLOTDB_ROUNDS", 1) {
+    for round in 0..number("SLOTDB_ROUNDS", 1) {
         let mut rng = Rng::new(seed.wrapping_add(round));
-        let mut run = Run::start(&base, 80, rng.next());
-        run.limit(40 + rng.below(40));
-        for cycle in 0..3 {
+        let mut run = Run::start(&base, 40, rng.next());
+        run.limit(36 + rng.below(16));
+        for cycle in 0..2 {
             let puts = fill(&mut run, &mut rng);
-            assert!(puts > 20, "round {round}, cycle {cycle}: {puts} puts until it was full");
+            assert!(puts > 5, "round {round}, cycle {cycle}: {puts} puts until it was full");
             empty(&mut run, &mut rng);
             run.play(&[Step::Compact, Step::Checkpoint]);
             if rng.one_in(3) {
@@ -34,7 +34,7 @@ fn a_full_disk_is_compacted_and_filled_again() {
 /// Puts until the disk is full; how many.
 fn fill(run: &mut Run, rng: &mut Rng) -> usize {
     for puts in 0.. {
-        let len = *rng.pick(&[40, 3_000, 12_000]);
+        let len = *rng.pick(&[600, 12_000, 30_000]);
         let writes: Writes = vec![(key(rng.below(2_000) as usize), Some(rng.bytes(len)))];
         let durability = if rng.one_in(4) { Immediate } else { Eventual };
         let before = run.state().clone();

@@ -88,18 +88,28 @@ fn the_power_fails_after_a_process_has_died_before_any_step() {
 }
 
 #[test]
-fn the_power_fails_after_a_process_has_died_in_a_call_that_failed() {
+fn the_power_fails_after_a_writer_has_died_in_a_call_that_failed() {
+    die_in_calls(|step| !matches!(step, Step::Checkpoint), 6);
+}
+
+#[test]
+fn the_power_fails_after_a_checkpointer_has_died_in_a_call_that_failed() {
+    die_in_calls(|step| matches!(step, Step::Checkpoint), 3);
+}
+
+/// Each call of these scenes is one that a process dies in. One in so many moments is a cut, or more.
+fn die_in_calls(is_of_these: fn(&Step) -> bool, one_in: u64) {
     let seed = seed();
     let mut rng = Rng::new(seed);
     let rounds = number("SLOTDB_ROUNDS", 1);
     let (mut cuts, mut deaths) = (Cuts::tearing(rng.next(), rounds), 0);
-    for scene in scenes() {
+    for scene in scenes().into_iter().filter(|scene| is_of_these(&scene.step)) {
         for call in [Call::Write, Call::Sync, Call::Allocate] {
             for n in 0.. {
                 let died = afterlives()
                     .iter()
                     .filter(|afterlife| {
-                        scene.play(Death::In(call, n), afterlife, 4 / rounds.min(4), &mut cuts, &mut rng)
+                        scene.play(Death::In(call, n), afterlife, one_in.div_ceil(rounds), &mut cuts, &mut rng)
                     })
                     .count();
                 if died == 0 {

@@ -335,8 +335,13 @@ impl Run {
         }
         if call != Call::Sync || self.mended {
             self.all_is_durable();
+            // A write that has failed half-way leaves one slot of the header torn until the next checkpoint.
             let faults = db.check(true).expect("a check");
-            assert!(faults.is_empty(), "{name}: {faults:?}");
+            let torn = faults.iter().filter(|fault| fault.what.starts_with("header slot")).count();
+            assert!(torn == faults.len() && torn <= usize::from(call == Call::Write), "{name}: {faults:?}");
+            db.checkpoint().unwrap_or_else(|e| panic!("{name}: a checkpoint after it: {e}"));
+            let faults = db.check(true).expect("a check");
+            assert!(faults.is_empty(), "{name}, and a checkpoint after it: {faults:?}");
         }
     }
 

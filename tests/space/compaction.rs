@@ -71,6 +71,29 @@ fn a_file_that_a_lone_reader_has_is_not_cut() {
     assert!(ledger.sizes().0 < long / 4, "nobody is there");
 }
 
+/// Free space at the end of the file that nobody has cut off yet: one who reads alone has it mapped.
+#[test]
+fn a_long_file_that_a_lone_reader_has_is_not_cut() {
+    let place = Place::in_memory();
+    let long = || std::fs::metadata(place.store()).unwrap().len();
+    let mut writer = Agent::open("writer", &place.store(), "create extent=65536 eventual");
+    writer.ok("fill k 0 100 100");
+    writer.ok("put long ^2000000");
+    writer.says("delete long", "true");
+    writer.ok("compact");
+    writer.kill();
+    let mut reader = Agent::open("reader", &place.store(), "ro");
+    let seen = reader.well("scan");
+    let before = long();
+    options().open(place.store()).unwrap().close().unwrap();
+    assert_eq!(long(), before, "a reader is there");
+    reader.says("scan", &seen);
+    reader.is_clean();
+    reader.ok("close");
+    options().open(place.store()).unwrap().close().unwrap();
+    assert!(long() < before, "nobody is there, and still it has {before} bytes");
+}
+
 /// Ended at each step: whatever was done stands.
 #[test]
 fn a_compaction_that_ends_early() {

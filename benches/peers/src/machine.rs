@@ -37,11 +37,10 @@ pub fn note(args: &Args, words: &[String], results: &mut Results) {
         output("rustc", &["--version"]),
     );
     results.note(&["run", "machine"], json!(machine));
-    let words = words.join(" ");
-    results.note(
-        &["run", "command"],
-        json!(format!("`cargo run --release --manifest-path benches/peers/Cargo.toml -- {words}`")),
-    );
+    let command = format!("`cargo run --release --manifest-path benches/peers/Cargo.toml -- {}`", words.join(" "));
+    let former = results.noted(&["run", "command"]).and_then(|former| former.as_str());
+    let command = former.filter(|_| args.merge).map_or(command.clone(), |former| format!("{former}, {command}"));
+    results.note(&["run", "command"], json!(command));
     results.note(&["run", "date"], json!(output("date", &["-u", "+%Y-%m-%d"])));
     results.note(
         &["run", "records"],

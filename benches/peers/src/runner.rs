@@ -207,7 +207,7 @@ impl<'a> Runner<'a> {
         let before = device(&self.args.dir);
         let timed = (floor.run)(&self.args.dir, self.args.n, &self.sequence, self.args.seconds)?;
         self.keep(workload, floor.name, timed, before);
-        Ok(())
+        self.results.write_if(self.args)
     }
 
     fn processes(&mut self, engine: &Engine, workload: &Workload) -> Result<()> {
@@ -233,6 +233,10 @@ impl<'a> Runner<'a> {
     }
 
     fn openings(&mut self, engine: &Engine, group: &[Workload]) -> Result<()> {
+        // So that the file is in the page cache, whatever ran before.
+        let store = self.open(engine, Mode::Eventual)?;
+        warm(&mut *store.session()?, self.args.n)?;
+        store.close()?;
         for workload in group {
             let killed = matches!(workload.kind, Kind::OpenAfterKill);
             if killed {
@@ -256,7 +260,11 @@ impl<'a> Runner<'a> {
     }
 
     fn overwrite(&mut self, engine: &Engine) -> Result<()> {
-        self.load_anew(engine)?;
+        if self.args.n > LOAD_EACH_ROUND {
+            self.ensure_loaded(engine)?;
+        } else {
+            self.load_anew(engine)?;
+        }
         let store = self.open(engine, Mode::Eventual)?;
         let (start, mut rng) = (Instant::now(), Rng::new(3));
         {

@@ -104,7 +104,7 @@ const C: &str = "YCSB C, zipfian: gets; operations a second";
 const F: &str = "YCSB F, zipfian: 50 % gets, 50 % read, change and write, eventual; operations a second";
 
 const OPEN: &[Workload] = &[
-    eventual("open_clean", "open and first get after a close", "ms", Kind::OpenClean),
+    eventual("open_clean", "open and first get after a close, the file in the page cache", "ms", Kind::OpenClean),
     eventual(
         "open_after_kill",
         "open and first get after a kill -9 of a process that made eventual commits for a second",

@@ -40,7 +40,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/checkpoint.rs",
         before: "for slot in [0, b] {",
         after: "for slot in [b, 0] {",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_checkpointer_has_died",
         why: "both slots in flight at once",
     },
     Mutation {
@@ -48,7 +48,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/checkpoint.rs",
         before: "        self.write_slot(b, &again)?;\n",
         after: "        let _ = &again;\n",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_checkpointer_has_died",
         why: "slot A is overwritten while B may be torn",
     },
     Mutation {
@@ -56,7 +56,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/sync.rs",
         before: "self.set(Word::SyncActive, self.me().max(1));",
         after: "",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_writer_has_died",
         why: "a dead leader's failed sync is forgotten",
     },
     Mutation {
@@ -64,7 +64,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/sync.rs",
         before: "            if again {",
         after: "            if again && position == 1 {",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_writer_has_died",
         why: "a sync of pages that a failed one left clean",
     },
     Mutation {
@@ -72,7 +72,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/checkpoint.rs",
         before: "self.set(Word::PagesActive, 1);",
         after: "",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_checkpointer_has_died",
         why: "a dead checkpointer's failed sync is forgotten",
     },
     Mutation {
@@ -80,7 +80,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/checkpoint.rs",
         before: "            if again {",
         after: "            if again && extent.is_empty() {",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_checkpointer_has_died",
         why: "a sync of pages that a failed one left clean",
     },
     Mutation {
@@ -88,7 +88,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/checkpoint.rs",
         before: "        self.set(Word::PagesActive, 1);\n",
         after: "        self.set(Word::PagesActive, 1);\n        self.set(Word::PagesActive, 0);\n",
-        test: "SLOTDB_ROUNDS=4 --test power a_process_has_died_in_a_call",
+        test: "SLOTDB_ROUNDS=3 --test power a_checkpointer_has_died",
         why: "a dead checkpointer's failed sync is forgotten",
     },
     Mutation {

@@ -54,7 +54,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "key_not_compared",
         file: "src/index/mod.rs",
-        before: "            if record.key() == key {",
+        before: "            if record.has_key(key) {",
         after: "            if record.key().len() == key.len() {",
         test: "--test format keys_whose_hash_bits",
         why: "two keys whose hashes agree are one",

@@ -75,4 +75,28 @@ pub const ALL: &[Mutation] = &[
         test: "--test bad_input in_front_of_the_log",
         why: "a forged pointer reads bytes that change",
     },
+    Mutation {
+        name: "reads_do_not_verify",
+        file: "src/log/mod.rs",
+        before: "if self.verify && !record.is_whole()",
+        after: "if false",
+        test: "--test bad_input rotted",
+        why: "a value that rotted is returned though reads were to verify",
+    },
+    Mutation {
+        name: "replaced_record_not_looked_for",
+        file: "src/engine/commit.rs",
+        before: "        self.core.look_up(batch).map_err(|e| self.core.cause(e))?;\n",
+        after: "",
+        test: "--test model few_keys",
+        why: "a snapshot finds no older version, and keys are counted twice",
+    },
+    Mutation {
+        name: "cleaner_takes_all_for_dead",
+        file: "src/engine/clean.rs",
+        before: "if self.is_newest(hash, at)? &&",
+        after: "if false &&",
+        test: "--test model few_keys",
+        why: "live records go with their segment",
+    },
 ];

@@ -14,8 +14,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "scan_without_a_fence",
         file: "src/readers.rs",
-        before: "        fence(Ordering::SeqCst);\n        let used",
-        after: "        let used",
+        before: "        fence(Ordering::SeqCst);\n        (self.pins()",
+        after: "        (self.pins()",
         test: "RUSTFLAGS=--cfg=loom --lib --target-dir target/loom nothing_is_reused",
         why: "the writer misses a pin that misses its commit",
     },

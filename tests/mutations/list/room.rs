@@ -6,8 +6,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "window_not_bounded",
         file: "src/sys/map.rs",
-        before: "pos.checked_add(len).is_some_and(|end| end <= self.len())",
-        after: "pos.checked_add(len).is_some()",
+        before: "        len <= all && pos <= all - len",
+        after: "        len <= all && pos <= all",
         test: "--lib refuses_what_is_out_of_range",
         why: "a forged position reads beyond the map",
     },
@@ -88,7 +88,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/directory.rs",
         before: "        self.check_map()?;\n        let one_store",
         after: "        let one_store",
-        test: "--test sigbus a_page_lost",
+        test: "SLOTDB_ROUNDS=300 --test sigbus a_page_lost",
         why: "the keys of a page that one process could not read are lost for all",
     },
     Mutation {
@@ -96,7 +96,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: "                        self.check_map()?;\n",
         after: "",
-        test: "--test sigbus a_page_lost",
+        test: "SLOTDB_ROUNDS=300 --test sigbus a_page_lost",
         why: "a key gets two slots because its record could not be read",
     },
     Mutation {
@@ -104,7 +104,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "        self.check_map()?;\n        self.publish",
         after: "        self.publish",
-        test: "--test sigbus a_page_lost",
+        test: "SLOTDB_ROUNDS=300 --test sigbus a_page_lost",
         why: "live counts follow from zeros",
     },
     Mutation {
@@ -112,7 +112,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "core.check_map().inspect_err(|_| core.drop_layout(batch))?;",
         after: "",
-        test: "--test sigbus a_page_lost",
+        test: "SLOTDB_ROUNDS=300 --test sigbus a_page_lost",
         why: "a batch names records that follow from zeros",
     },
 ];

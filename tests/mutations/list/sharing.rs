@@ -30,8 +30,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "reader_cells_not_asked",
         file: "src/readers.rs",
-        before: "(pins.fold(visible, u64::min), visible)",
-        after: "(pins.fold(visible, |_, _| visible), visible)",
+        before: "(self.pins().fold(visible, u64::min), visible)",
+        after: "(self.pins().fold(visible, |_, _| visible), visible)",
         test: "--test model few_keys",
         why: "space is reused under a snapshot",
     },

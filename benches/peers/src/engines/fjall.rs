@@ -10,7 +10,8 @@ use crate::engine::{Class, Engine, How, Mode, Processes, Result, Session, Store}
 pub fn engine() -> Engine {
     Engine {
         name: "fjall",
-        about: "block cache of the size of the data (at least 1 GiB), point reads expected to hit; gets in one snapshot",
+        about: "block cache of the size of the data (at least 1 GiB), point reads expected to hit; gets in one \
+                snapshot",
         eventual: (Class::Process, "the journal is written to the page cache with each commit"),
         immediate: (Class::Durable, "PersistMode::SyncData with each commit"),
         processes: Processes::One,

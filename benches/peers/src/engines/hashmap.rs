@@ -17,8 +17,8 @@ const WORKLOADS: &[&str] =
 pub fn engine() -> Engine {
     Engine {
         name: "hashmap",
-        about: "HashMap<Vec<u8>, Vec<u8>> in RAM behind a read-write lock, taken once for a run of gets and once for each \
-                put: what a program would use for byte strings of any length",
+        about: "HashMap<Vec<u8>, Vec<u8>> in RAM behind a read-write lock, taken once for a run of gets and once for \
+                each put: what a program would use for byte strings of any length",
         eventual: (Class::Ceiling, "RAM"),
         immediate: (Class::Ceiling, "RAM"),
         processes: Processes::One,

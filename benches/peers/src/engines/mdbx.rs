@@ -14,7 +14,11 @@ pub fn engine() -> Engine {
         name: "libmdbx",
         about: "upper size of 1 GiB and 400 bytes a record, MDBX_LIFORECLAIM; read transactions are reset and renewed, \
                 gets in one",
-        eventual: (Class::Process, "MDBX_SAFE_NOSYNC: a power cut loses the commits since the last sync"),
+        eventual: (
+            Class::Process,
+            "MDBX_UTTERLY_NOSYNC, its MDB_NOSYNC: a power cut may damage the store (MDBX_SAFE_NOSYNC \
+                   would not, but syncs before it uses pages again)",
+        ),
         immediate: (Class::Durable, "MDBX_SYNC_DURABLE"),
         processes: Processes::Many,
         threads: true,
@@ -44,7 +48,7 @@ unsafe impl Sync for Env {}
 fn open(dir: &Path, how: How) -> Result<Box<dyn Store>> {
     let path = CString::new(dir.join("store.mdbx").to_str().ok_or("a path that is no text")?)?;
     let (mode, txn_mode) = match how.mode {
-        Mode::Eventual => (mdb::MDBX_SAFE_NOSYNC | mdb::MDBX_LIFORECLAIM, 0),
+        Mode::Eventual => (mdb::MDBX_UTTERLY_NOSYNC | mdb::MDBX_LIFORECLAIM, 0),
         Mode::Immediate => (mdb::MDBX_SYNC_DURABLE | mdb::MDBX_LIFORECLAIM, 0),
         Mode::ReadOnly => (mdb::MDBX_RDONLY, mdb::MDBX_TXN_RDONLY),
     };

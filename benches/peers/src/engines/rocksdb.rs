@@ -63,8 +63,8 @@ library!(Rocks, "librocksdb.so.7.8", {
 pub fn engine() -> Engine {
     Engine {
         name: "rocksdb",
-        about: "bloom filters of 10 bits, LRU block cache of the size of the data (at least 1 GiB), dynamic level bytes, \
-                bytes_per_sync 1 MiB, a background thread a core; pinned gets; batched MultiGet",
+        about: "bloom filters of 10 bits, LRU block cache of the size of the data (at least 1 GiB), dynamic level \
+                bytes, bytes_per_sync 1 MiB, a background thread a core; pinned gets; batched MultiGet",
         eventual: (Class::Process, "sync=false: the log is written to the page cache with each commit"),
         immediate: (Class::Durable, "sync=true"),
         processes: Processes::One,

@@ -10,7 +10,7 @@ use crate::engine::{Class, Engine, How, Mode, Processes, Result, Session, Store}
 pub fn engine() -> Engine {
     Engine {
         name: "slotdb",
-        about: "default options; gets in one read transaction",
+        about: "default options; gets in one read transaction; ReadTxn::get_many",
         eventual: (Class::Process, "Durability::Eventual: a power cut loses a suffix of the commits"),
         immediate: (Class::Durable, "Durability::Immediate: one flush, shared by commits of the same moment"),
         processes: Processes::Many,
@@ -58,6 +58,15 @@ impl Session for Thread<'_> {
             if let Some(value) = txn.get(key)? {
                 seen.add(value);
             }
+        }
+        Ok(seen)
+    }
+
+    fn get_many16(&mut self, keys: &[Key]) -> Result<Seen> {
+        let txn = self.0.begin_read()?;
+        let mut seen = Seen::default();
+        for keys in keys.chunks(16) {
+            txn.get_many(keys)?.into_iter().flatten().for_each(|value| seen.add(value));
         }
         Ok(seen)
     }

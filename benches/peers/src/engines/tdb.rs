@@ -39,7 +39,8 @@ const TDB_ERR_NOEXIST: c_int = 8;
 pub fn engine() -> Engine {
     Engine {
         name: "tdb",
-        about: "a hash chain for two records, Jenkins' hash; each write in a transaction; gets one by one (no snapshots)",
+        about: "a hash chain for two records, Jenkins' hash; each write in a transaction; gets one by one \
+                (no snapshots)",
         eventual: (Class::Process, "transactions with TDB_NOSYNC: a power cut may damage the store"),
         immediate: (Class::Durable, "transactions: fsync and msync, twice each"),
         processes: Processes::Many,
