@@ -102,6 +102,8 @@ pub enum Word {
     Free = 106,
     /// Retired extents.
     Retired = 107,
+    /// The cleaner has begun and goes on until the checkpoint of this generation.
+    CleaningUntil = 108,
     /// Page number where the search for free pages begins.
     PageHint = 109,
     /// Free pages of index extents.

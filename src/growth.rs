@@ -9,7 +9,7 @@ use crate::format::extent::{ExtentState, Kind};
 use crate::format::{MAX_POSITION, round_up};
 
 /// Growth is so much of the file, ...
-const GROWTH_SHARE: u64 = 32;
+const GROWTH_SHARE: u64 = 64;
 /// ... but at most this many bytes.
 const MOST_GROWTH: u64 = 256 << 20;
 
@@ -126,6 +126,19 @@ impl Core {
                 self.add(Word::Free, 1);
             }
         }
+    }
+
+    /// Lets the next extent that is handed out be the first one that is not in use, if that lies before `end`: a hole
+    /// there gets its space again.
+    pub fn prefer_front(&self, end: u64) {
+        let is_room = |&n: &u64| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
+        let Some(first) = (0..end.min(self.extents())).find(is_room) else { return };
+        let is_hole = self.extent(first).state().kind() == Kind::Hole;
+        if is_hole && self.disk.allocate(self.position_of(first), self.geometry.extent).is_ok() {
+            self.extent(first).set_state(ExtentState::new(Kind::Free));
+            self.add(Word::Free, 1);
+        }
+        self.set(Word::FreeHint, 0);
     }
 
     /// First of `run` extents in a row that are free or holes; the holes among them have space now.

@@ -22,9 +22,12 @@ use crate::sys::lock::Mode;
 /// Least log since the last checkpoint that begins one.
 const LEAST_LOG: u64 = 64 << 20;
 /// Extents retired since the last checkpoint that begin one: so much of the log, ...
-const RETIRED_SHARE: u64 = 12;
+const RETIRED_SHARE: u64 = 4;
 /// ... but not fewer than this.
 const LEAST_RETIRED: u64 = 8;
+/// A file may be so much longer than what lives in it before commits wait for a checkpoint: as long again less a
+/// tenth, or so many extents.
+const LEAST_SLACK: u64 = 28;
 /// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
 pub const CLOSE_LOG: u64 = 1 << 20;
 
@@ -83,6 +86,8 @@ impl Engine {
     /// Whether there was anything to do.
     fn checkpoint_locked(&self, anyway: bool) -> Result<bool> {
         let core = &self.core;
+        // Most of the log goes to the disk before the freeze: what is copied between it and the header takes space.
+        self.wait_durable(core.ends().0)?;
         if !anyway
             && core.ends().0 != core.get(Word::Checkpoint)
             && let Err(e) = self.shrink_index_if_sparse()
@@ -179,7 +184,9 @@ impl Engine {
             return Ok(());
         }
         if due >= 2 {
-            return self.checkpoint();
+            // One that was under way may have done.
+            let still_due = || if self.limits_passed() >= 2 { self.checkpoint_locked(false) } else { Ok(false) };
+            return self.as_checkpointer(still_due).map(|_| ());
         }
         let mut background = self.background.lock();
         if background.as_ref().is_some_and(|thread| !thread.is_finished()) {
@@ -216,8 +223,12 @@ impl Engine {
         let log = self.log_since_checkpoint() / asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1);
         let retired = core.get(Word::RetiredTotal).saturating_sub(core.get(Word::CheckpointRetired));
         let share = LEAST_RETIRED.max(core.get(Word::LogExtents) / RETIRED_SHARE);
-        let space = retired / share.max(core.extent_of(asked.unwrap_or(0)));
-        if space == 1 && core.is_tight(index) { 2 } else { log.max(space) }
+        let least = core.extent_of(asked.unwrap_or(0));
+        let due = log.max(retired / share.max(least));
+        let is_tight = retired >= LEAST_RETIRED.max(least) && core.is_tight(index);
+        // On a full disk deletes and the cleaner use the reserve; what they have retired gives it back.
+        let is_short = retired > 0 && core.get(Word::Free) < core.standing_reserve();
+        if is_tight || is_short || due == 1 && core.is_narrow(index) { 2 } else { due }
     }
 
     /// Waits for a checkpoint that this process runs beside the commits.
@@ -236,12 +247,26 @@ fn blob_extent(first: u64, run: u64, kind: u32, live: u64) -> BlobExtent {
 }
 
 impl Core {
-    /// The next segment would make a file longer that has twice the size of what lives in it, for want of a checkpoint.
-    fn is_tight(&self, index: u64) -> bool {
+    /// Bytes that the file may have before commits wait for checkpoints: about twice the size of what lives in it.
+    fn most(&self, index: u64) -> u64 {
         let (_, ends) = self.ends();
         let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32)).saturating_add(index);
-        let file = self.position_of(self.extents());
-        self.get(Word::Free) <= self.standing_reserve() + 1 && file > live.saturating_mul(2) - live / 16
+        (live.saturating_mul(2) - live / 10).max(live.saturating_add(self.position_of(LEAST_SLACK)))
+    }
+
+    /// The next segment would make a file longer that is long enough, for want of a checkpoint.
+    fn is_tight(&self, index: u64) -> bool {
+        let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
+        spare <= 1 && self.position_of(self.extents()) > self.most(index)
+    }
+
+    /// Copies of all index pages, which commits beside a checkpoint may make, would make the file longer than it should
+    /// be.
+    fn is_narrow(&self, index: u64) -> bool {
+        let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
+        let room = self.position_of(spare) + self.get(Word::FreePages) * PAGE;
+        let more = index.saturating_sub(room);
+        more > 0 && self.position_of(self.extents()).saturating_add(more) > self.most(index)
     }
 
     /// Clears all mutable bits; lists the pages, and which of them changed since the last durable checkpoint.
@@ -301,12 +326,13 @@ impl Core {
         // Found set: the last checkpointer died in here and may have met an error that it could not tell.
         let again = self.get(Word::PagesActive) != 0;
         self.set(Word::PagesActive, 1);
-        for extent in positions.chunk_by(|&a, &b| self.extent_of(a) == self.extent_of(b)) {
+        // What lies between them belongs to the next checkpoint, which would write it again.
+        for run in positions.chunk_by(|&a, &b| a + PAGE == b) {
+            let (first, len) = (run[0], run.len() as u64 * PAGE);
             if again {
-                extent.iter().try_for_each(|&p| self.rewrite(p, PAGE))?;
+                self.rewrite(first, len)?;
             }
-            let (first, last) = (extent[0], extent[extent.len() - 1]);
-            self.sync_range(first, last + PAGE - first).map_err(|e| self.poison(e))?;
+            self.sync_range(first, len).map_err(|e| self.poison(e))?;
         }
         self.set(Word::PagesActive, 0);
         Ok(())

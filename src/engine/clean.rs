@@ -14,8 +14,10 @@ use crate::format::record::{Kind, RECORD_HEADER, SEGMENT_HEADER};
 use crate::log::Record;
 use crate::log::append::Batch;
 
-/// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 60 % live.
-const PACE: u64 = 4;
+/// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 80 % live.
+const PACE: u64 = 8;
+/// Once begun, cleaning goes on until a checkpoint, or until the dead share is so much of the limit.
+const UNTIL: f64 = 0.6;
 /// Most bytes of a victim that one commit walks.
 const MOST: u64 = 1 << 20;
 /// Dead segments that are not worth a cleaner.
@@ -105,7 +107,9 @@ impl Engine {
 }
 
 impl Core {
-    /// Whether dead bytes of the log pass the limit. While a reader holds back what is retired already, copying gives
+    /// Whether dead bytes of the log pass the limit, or did since the last checkpoint: what is cleaned is reused only
+    /// after the next one, and a victim that is taken shortly before it has lost more records than one that was taken
+    /// long before. While a reader holds back what is retired already, copying gives
     /// nothing back, so that counts against it.
     fn wants_cleaning(&self, ends: Ends, max_dead_ratio: f64) -> bool {
         let extent = self.geometry.extent;
@@ -113,12 +117,19 @@ impl Core {
         // Headers and padding of a record take about 32 bytes.
         let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32));
         let dead = log.saturating_sub(live);
-        let enough = |dead: u64| dead > FEW * extent && dead as f64 > log as f64 * max_dead_ratio;
+        let next = self.get(Word::Generation) + 1;
+        let begun = self.get(Word::CleaningUntil) == next;
+        let limit = if begun { max_dead_ratio * UNTIL } else { max_dead_ratio };
+        let enough = |dead: u64| dead > FEW * extent && dead as f64 > log as f64 * limit;
         if !enough(dead) {
             return false;
         }
         let held = if self.oldest_pin() < self.get(Word::Checkpoint) { self.get(Word::Retired) } else { 0 };
-        enough(dead.saturating_sub(held.saturating_mul(extent)))
+        let wants = enough(dead.saturating_sub(held.saturating_mul(extent)));
+        if wants && !begun {
+            self.set(Word::CleaningUntil, next);
+        }
+        wants
     }
 
     /// The victim and where to go on in it: the one in hand, else the segment with the least live share.

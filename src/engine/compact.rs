@@ -46,7 +46,7 @@ impl Engine {
     pub fn compact(&self, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
         let core = &self.core;
         self.checkpoint()?;
-        let mut used = u64::MAX;
+        let mut before = (u64::MAX, u64::MAX);
         let mut full = None;
         for _ in 0..PASSES {
             let goal = core.goal();
@@ -60,7 +60,7 @@ impl Engine {
                 self.checkpoint()?;
             }
             // What was retired is past for whoever begins to read after this.
-            self.commit_nothing(false)?;
+            self.commit_nothing(None)?;
             self.checkpoint()?;
             match passed {
                 Ok(true) => full = None,
@@ -68,10 +68,11 @@ impl Engine {
                 Err(e @ (Error::Full { .. } | Error::MaxSize { .. })) => full = Some(e),
                 Err(e) => return Err(e),
             }
-            if core.used() >= used {
+            let now = (core.used(), core.end_in_use());
+            if now.0 >= before.0 && now.1 >= before.1 {
                 break;
             }
-            used = core.used();
+            before = now;
         }
         self.give_back_all()?;
         full.map_or(Ok(true), Err)
@@ -88,6 +89,7 @@ impl Engine {
             }
             {
                 let mut writer = self.lock_writer()?;
+                core.prefer_front(goal);
                 let (_, ends) = core.ends();
                 let batch = writer.batch_mut();
                 // Moving to the front needs room there.
@@ -109,15 +111,17 @@ impl Engine {
         let core = &self.core;
         let head = core.head_of(core.ends().1.tail)?;
         let leave = core.extent(head).run() > 1 || head >= goal && core.has_room_before(goal);
-        if leave { self.commit_nothing(true) } else { Ok(()) }
+        if leave { self.commit_nothing(Some(goal)) } else { Ok(()) }
     }
 
-    /// A commit of nothing, so that there is a seq after all that was retired.
-    fn commit_nothing(&self, in_new_segment: bool) -> Result<()> {
+    /// A commit of nothing, so that there is a seq after all that was retired; in a new segment that lies before that
+    /// extent, if it is asked for.
+    fn commit_nothing(&self, in_new_segment: Option<u64>) -> Result<()> {
         let mut writer = self.lock_writer()?;
         let batch = writer.batch_mut();
         batch.push_nothing();
-        if in_new_segment {
+        if let Some(goal) = in_new_segment {
+            self.core.prefer_front(goal);
             batch.leave_segment();
         }
         self.commit_moved(batch, None).map(|_| ())
@@ -133,11 +137,12 @@ impl Engine {
             let _writer = self.lock_writer()?;
             // What gives way is free only after a commit and a checkpoint, and until then deletes need pages too.
             core.ensure_free(Kind::Index, extents, Claim::Put)?;
-            core.ensure_pages(STEP, Claim::Put)?;
             if thrift.cutoff != u64::MAX {
                 // Those in front first.
                 core.set(Word::PageHint, 0);
+                core.prefer_front(core.extent_of(thrift.cutoff));
             }
+            core.ensure_pages(STEP, Claim::Put)?;
             let (applied, ends) = core.ends();
             let busy = [core.head_of(ends.tail)?];
             let change = Change { seq: applied + 1, busy: &busy };
@@ -163,8 +168,9 @@ impl Engine {
         let pages = core.pages_in_use();
         let slots = pages * (LINES * SLOTS) as u64;
         let cutoff = core.index_cutoff(pages);
-        if pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys || cutoff != u64::MAX {
-            self.shrink_index(Thrift { fill: PACED, cutoff, tombstones: false })?;
+        let is_sparse = pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys;
+        if is_sparse || cutoff != u64::MAX {
+            self.shrink_index(Thrift { fill: PACED, cutoff, tombstones: is_sparse })?;
         }
         Ok(())
     }
@@ -217,13 +223,14 @@ impl Core {
         (0..end.min(self.extents())).any(is_free)
     }
 
-    /// Where index pages should end: none if their extents are at least half full.
+    /// Where index pages should end: none if their extents are at least a third full, as they are when all pages were
+    /// copied since the last checkpoint and since the freeze of the next.
     fn index_cutoff(&self, pages: u64) -> u64 {
         let index: Vec<u64> = (0..self.extents()).filter(|&n| self.extent(n).state().kind() == Kind::Index).collect();
         let own = self.geometry.pages() - self.geometry.map_pages();
         let needed = 2 + (pages + pages / 4) / own;
         let end = index.get(needed as usize).copied();
-        end.filter(|_| index.len() as u64 > 2 * needed).map_or(u64::MAX, |n| self.position_of(n))
+        end.filter(|_| index.len() as u64 > 3 * needed).map_or(u64::MAX, |n| self.position_of(n))
     }
 
     /// Extents of a file that is as short as it can be.

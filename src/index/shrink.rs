@@ -42,7 +42,9 @@ impl Core {
         }
         let (slots, dropped) = self.needed_slots(&[entry])?;
         if entry.page() >= thrift.cutoff || thrift.tombstones && !dropped.is_empty() {
-            self.replace(&[entry], bits, depth, (&slots, &dropped), thrift.cutoff, change)?;
+            // To an extent in front of its own: there may be no room in front of the cutoff.
+            let own = self.position_of(self.extent_of(entry.page()));
+            self.replace(&[entry], bits, depth, (&slots, &dropped), own, change)?;
         }
         Ok(next)
     }

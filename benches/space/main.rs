@@ -1,7 +1,9 @@
 //! What a store takes on the disk while it is used: file size over time, throughput, bytes written.
 //!
-//! `cargo bench --bench space -- [WORKLOAD...]`, all by default; `SLOTDB_N` keys (1,000,000), `SLOTDB_DIR` where. The
-//! charts go to `docs/space-*.svg`.
+//! `cargo bench --bench space -- [WORKLOAD...] [--n KEYS]`: five workloads by default, their charts go to
+//! `docs/space-*.svg`; and `delete-most`, `delete-most-beside`, `pinned`. 1,000,000 keys; `SLOTDB_DIR` says where.
+
+mod scenes;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -78,6 +80,30 @@ fn bytes_written() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     line.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Bytes that the disk of a directory has written, whoever asked for it; None where there is no such number.
+fn device_written(dir: &Path) -> Option<u64> {
+    let dev = std::fs::metadata(dir).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    Some(stat.split_whitespace().nth(6)?.parse::<u64>().ok()? * 512)
+}
+
+/// A store of `n` keys.
+fn filled(path: &Path, n: u64) -> Db {
+    let db = Options::new().create_new(true).durability(Durability::Eventual).open(path).expect("a new store");
+    let mut txn = db.begin_write().expect("a write transaction");
+    for k in 0..n {
+        txn.put(&key(k), &[0; VALUE]).expect("a put");
+        if k % 1000 == 999 {
+            txn.commit().expect("a commit");
+            txn = db.begin_write().expect("a write transaction");
+        }
+    }
+    txn.commit().expect("a commit");
+    db.checkpoint().expect("a checkpoint");
+    db
 }
 
 /// One measurement: operations so far, bytes of file, of disk, live keys and values, live size, seconds.
@@ -161,17 +187,7 @@ fn play(name: &str, run: &mut Run, n: u64) {
 #[allow(clippy::print_stdout, reason = "a benchmark tells what it found")]
 fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
     let path = dir.join(format!("slotdb-space-{}-{name}", std::process::id()));
-    let db = Options::new().create_new(true).durability(Durability::Eventual).open(&path).expect("a new store");
-    let mut txn = db.begin_write().expect("a write transaction");
-    for k in 0..n {
-        txn.put(&key(k), &[0; VALUE]).expect("a put");
-        if k % 1000 == 999 {
-            txn.commit().expect("a commit");
-            txn = db.begin_write().expect("a write transaction");
-        }
-    }
-    txn.commit().expect("a commit");
-    db.checkpoint().expect("a checkpoint");
+    let db = filled(&path, n);
     let mut run = Run {
         db,
         path: path.clone(),
@@ -183,10 +199,11 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
         value: [0; VALUE],
     };
     run.sample();
-    let before = bytes_written();
+    let (before, device) = (bytes_written(), device_written(dir));
     play(name, &mut run, n);
     run.db.sync().expect("a sync");
     let written = bytes_written() - before;
+    let device = device_written(dir).zip(device).map(|(after, before)| after - before);
     let end = *run.samples.last().expect("a sample");
     let most = run.samples.iter().map(|s| s.file).max().unwrap_or(0);
     let total = run.done as f64;
@@ -198,7 +215,7 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
     let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
     println!(
         "{name:18} {:>9} ops  file {:.0} MB (most {:.0}), disk {:.0} MB  = {:.2} x live size, {:.2} x keys and values; \
-         last tenth {:.2} x second tenth; written {:.2} x bytes put; {:.2} us an op, worst {:.1} ms",
+         last tenth {:.2} x second tenth; written {:.2} x bytes put, by the disk {:.2} x; {:.2} us an op, worst {:.1} ms",
         run.done,
         end.file as f64 / 1e6,
         most as f64 / 1e6,
@@ -207,6 +224,7 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
         ratio(end.file, end.payload),
         rate(0.9, 1.0) / rate(0.1, 0.2),
         written as f64 / (total * (KEY + VALUE) as f64),
+        device.unwrap_or(0) as f64 / (total * (KEY + VALUE) as f64),
         end.seconds / total * 1e6,
         run.worst * 1e3,
     );
@@ -264,12 +282,28 @@ fn chart(name: &str, samples: &[Sample]) -> Result<(), Box<dyn std::error::Error
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let n = std::env::var("SLOTDB_N").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let mut n = 1_000_000;
     let dir = std::env::var_os("SLOTDB_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
-    let all = ["uniform", "zipfian", "sequential-delete", "queue", "grow-and-shrink"];
-    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    for name in all.iter().filter(|name| asked.is_empty() || asked.iter().any(|a| a == *name)) {
-        chart(name, &measure(name, n, &dir))?;
+    let mut asked = Vec::new();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--n" => n = args.next().ok_or("--n takes a number of keys")?.parse()?,
+            // Cargo passes this.
+            "--bench" => {}
+            _ => asked.push(arg),
+        }
+    }
+    if asked.is_empty() {
+        asked = ["uniform", "zipfian", "sequential-delete", "queue", "grow-and-shrink"].map(String::from).into();
+    }
+    for name in &asked {
+        match name.as_str() {
+            "delete-most" => scenes::delete_most(n, &dir, false),
+            "delete-most-beside" => scenes::delete_most(n, &dir, true),
+            "pinned" => scenes::pinned(n, &dir),
+            _ => chart(name, &measure(name, n, &dir))?,
+        }
     }
     Ok(())
 }
