@@ -215,7 +215,8 @@ fn measure(name: &str, n: u64, dir: &Path) -> Vec<Sample> {
     let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
     println!(
         "{name:18} {:>9} ops  file {:.0} MB (most {:.0}), disk {:.0} MB  = {:.2} x live size, {:.2} x keys and values; \
-         last tenth {:.2} x second tenth; written {:.2} x bytes put, by the disk {:.2} x; {:.2} us an op, worst {:.1} ms",
+         last tenth {:.2} x second tenth; written {:.2} x bytes put, by the disk {:.2} x; \
+         {:.2} us an op, worst {:.1} ms",
         run.done,
         end.file as f64 / 1e6,
         most as f64 / 1e6,

@@ -128,8 +128,8 @@ pub fn pinned(n: u64, dir: &Path) {
     drop(snapshot);
     let after = newest();
     println!(
-        "{:26} others {before:.0} ns before, {beside:.0} and {again:.0} beside it, {after:.0} after it; its own {fresh:.0} ns at first, \
-         {old:.0} at last",
+        "{:26} others {before:.0} ns before, {beside:.0} and {again:.0} beside it, {after:.0} after it; \
+         its own {fresh:.0} ns at first, {old:.0} at last",
         "a get",
     );
     put(3 * n, &mut rng);
