@@ -28,7 +28,7 @@ use crate::sys::map::Map;
 use crate::sys::pane::Pane;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
-pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol2");
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol3");
 
 /// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -283,6 +283,8 @@ impl Core {
             if index >> entry.depth() != 0 {
                 continue;
             }
+            // An entry may be the zeros of a file that somebody cut.
+            self.page(entry.page())?;
             if matches!(self.page_state(entry.page()), PageState::Used(born) if born > durable) {
                 changed.push(pages.len());
             }
