@@ -79,7 +79,7 @@ impl<'db> WriteTxn<'db> {
     /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free
     /// afterwards, so it may be worth another try. `Poisoned`: likewise undone, and so is `Unsupported`: keys whose
     /// hashes were chosen to collide. `InDoubt`: a write or sync failed midway; the commit is there whole or not at
-    /// all, which shows on reading, or after a failed sync on reopening.
+    /// all, which shows on reading once another write transaction has begun, or after a failed sync on reopening.
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;

@@ -93,7 +93,7 @@ pub struct Run {
     db: Option<Db>,
     /// What the live store may hold: more than one state while a commit is in doubt.
     live: Vec<State>,
-    /// A process has died, and none that writes has looked yet at what it has left.
+    /// A process has died or a write has failed, and none that writes has looked yet at what was left.
     unsettled: bool,
     /// The disk may be full.
     small: bool,
@@ -300,6 +300,8 @@ impl Run {
             Err(e) => {
                 assert!(self.disk.has_failed(), "commit: {e}");
                 self.live.extend(afterwards);
+                // What a failed write has left may be a whole batch, which the next writer finishes.
+                self.unsettled |= matches!(e, Error::InDoubt { .. });
             }
         }
     }
@@ -329,7 +331,7 @@ impl Run {
                 let before = self.promises.last().expect("there is one from the start").clone();
                 self.promise(before.iter().chain(&afterwards).cloned().collect());
                 commit(&db, durability, &writes).unwrap_or_else(|e| panic!("{name}: a commit after it: {e}"));
-                self.live = afterwards;
+                (self.live, self.unsettled) = (afterwards, false);
                 self.resolve();
             }
         }
