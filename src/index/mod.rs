@@ -84,10 +84,16 @@ impl Core {
         }
         for &(hash, page) in &searches[..count] {
             if let Some((_, pointer)) = self.page(page).ok().and_then(|page| page.candidates(hash).next()) {
-                self.map.prefetch(pointer.position());
-                self.map.prefetch(pointer.position() + CACHE_LINE);
+                self.prefetch_record(pointer);
             }
         }
+    }
+
+    /// Asks for the first two lines of a record: header, key, and where the value begins.
+    #[inline]
+    pub fn prefetch_record(&self, pointer: SlotWord) {
+        self.map.prefetch(pointer.position());
+        self.map.prefetch(pointer.position() + CACHE_LINE);
     }
 
     /// Whether the index points to the record at `position`, which has this hash. Reads no record.
