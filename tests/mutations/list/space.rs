@@ -87,8 +87,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "cut_under_a_reader",
         file: "src/engine/compact.rs",
-        before: "if readers.is_some() || ",
-        after: "if readers.is_some() && before == 0 || ",
+        before: "if readers.is_some() {",
+        after: "if readers.is_some() && core.extents() == 0 {",
         test: "--test space a_long_file_that_a_lone_reader",
         why: "a reader's map ends behind the file",
     },
