@@ -83,6 +83,8 @@ struct Inner {
     file: NamedTempFile,
     extent: u64,
     state: Mutex<State>,
+    /// What somebody else does before space is given back.
+    beside: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// The simulated disk, with one file. Clones are the same disk; each opening maps it anew.
@@ -120,7 +122,7 @@ impl SimDisk {
             noise: Noise(0),
             now,
         };
-        Ok(SimDisk(Arc::new(Inner { file, extent, state: Mutex::new(state) }), map))
+        Ok(SimDisk(Arc::new(Inner { file, extent, state: Mutex::new(state), beside: Mutex::default() }), map))
     }
 
     /// Opens the store. Memory is as the last one who had it open left it.
@@ -181,6 +183,11 @@ impl SimDisk {
     pub fn fail_and_die(&self, call: Call, n: u64) {
         self.fail(call, n, ErrorKind::Other);
         self.0.state.lock().deadly = true;
+    }
+
+    /// Somebody else does this at the next call of `Disk::punch`, before anything is punched.
+    pub fn before_punch(&self, work: impl FnOnce() + Send + 'static) {
+        *self.0.beside.lock() = Some(Box::new(work));
     }
 
     /// The disk is full when so many extents have space.
@@ -383,6 +390,8 @@ impl Disk for SimDisk {
     }
 
     fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
+        let beside = self.0.beside.lock().take();
+        beside.into_iter().for_each(|work| work());
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::GiveBack)?;
         file::punch(self.0.file.as_file(), pos, len)?;
