@@ -205,8 +205,7 @@ impl SimDisk {
         self.0.state.lock().counts[call as usize]
     }
 
-    /// Some of what a failed sync left clean leaves memory, and comes back as the medium has it. Nobody has the store
-    /// open.
+    /// Some of what a failed sync left clean leaves memory, and comes back as the medium has it.
     pub fn evict(&self, noise: u64) -> io::Result<()> {
         let mut noise = Noise(noise);
         let mut state = self.0.state.lock();

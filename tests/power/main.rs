@@ -120,7 +120,7 @@ fn every_call_fails_once() {
                 if !run.has_failed() {
                     break;
                 }
-                run.goes_on(call, &name);
+                run.goes_on(call, &name, &mut rng);
                 run.survives(&name, &mut rng);
                 tried += 1;
             }
