@@ -160,6 +160,24 @@ impl Run {
         self.disk.evict(noise).expect("memory can be written");
     }
 
+    /// Who had the store open when a sync failed is told so at his next one.
+    pub fn tell_all(&self) {
+        self.disk.tell_all();
+    }
+
+    /// The one who goes on learns of a failed sync at the latest by his own.
+    pub fn is_told(&mut self, name: &str) {
+        let Some(db) = self.db.clone() else { return };
+        let writes = vec![(b"later".to_vec(), Some(b"1".to_vec()))];
+        let before = self.promises.last().expect("there is one from the start").clone();
+        let afterwards = before.iter().map(|state| after(state, &writes));
+        self.promise(before.iter().cloned().chain(afterwards).collect());
+        let committed = commit(&db, Durability::Immediate, &writes);
+        assert!(committed.is_err(), "{name}: a commit was acknowledged");
+        let refused = db.begin_read().map(drop);
+        assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a snapshot after {committed:?}: {refused:?}");
+    }
+
     /// The disk has space for so many extents.
     pub fn limit(&mut self, extents: u64) {
         self.disk.limit(extents);
