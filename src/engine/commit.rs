@@ -139,25 +139,18 @@ impl Engine {
 impl Core {
     /// Finds what the puts of a batch replace, so many at a time that their misses overlap.
     fn look_up(&self, batch: &mut Batch) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let (mut places, mut hashes, mut count) = ([0; GROUP], [0; GROUP], 0);
-            while count < GROUP
-                && let Some((place, entry)) = batch.open_from(from)
-            {
-                (places[count], hashes[count]) = (place, entry.hash);
-                (count, from) = (count + 1, place + 1);
+        for first in (0..batch.places()).step_by(GROUP) {
+            let places = first..batch.places().min(first + GROUP);
+            if places.len() > 1 {
+                self.prefetch_many(places.clone().filter_map(|place| Some(batch.open_at(place)?.hash)));
             }
-            if count == 0 {
-                return self.check_map();
-            }
-            self.prefetch_many(&hashes[..count]);
-            for &place in &places[..count] {
-                let Some((_, entry)) = batch.open_from(place) else { continue };
+            for place in places {
+                let Some(entry) = batch.open_at(place) else { continue };
                 let prev = self.find(entry.hash, batch.key(entry))?.map_or(0, |record| record.position);
                 batch.set_prev(place, prev);
             }
         }
+        self.check_map()
     }
 
     /// Applies a batch that stands at the tail, and publishes it. Commit, takeover and replay run this; run twice it
@@ -204,7 +197,7 @@ impl Core {
             return Ok(());
         }
         if header.prev() != 0 {
-            let old = self.record(header.prev())?.header;
+            let old = self.header(header.prev())?;
             if old.kind() == Some(Kind::Put) {
                 ends.live_keys = ends.live_keys.saturating_sub(1);
                 ends.live_bytes = ends.live_bytes.saturating_sub(old.key_len() + old.value_len());
