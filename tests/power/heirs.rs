@@ -122,6 +122,33 @@ fn die_in_calls(is_of_these: fn(&Step) -> bool, one_in: u64) {
     eprintln!("{deaths} deaths, {} power cuts", cuts.tried);
 }
 
+/// A sync has failed, who made it has died before it could tell, and what that left clean has left memory. The system
+/// tells whoever was there.
+#[test]
+fn what_the_dead_could_not_tell_is_told_by_the_system() {
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    let mut deaths = 0;
+    for _ in 0..4 * number("SLOTDB_ROUNDS", 1) {
+        for scene in scenes() {
+            for n in 0.. {
+                let mut run = Run::start(&scene.base, 0, rng.next());
+                run.tell_all();
+                run.play(&scene.before);
+                if !run.dies(&scene.step, Death::In(Call::Sync, n)) {
+                    break;
+                }
+                run.evict(rng.next());
+                let name = format!("{}, death in sync {n}", scene.name);
+                run.is_told(&name);
+                run.survives(&name, &mut rng);
+                deaths += 1;
+            }
+        }
+    }
+    eprintln!("{deaths} deaths");
+}
+
 #[test]
 fn random_cuts_of_histories_with_deaths() {
     let seed = seed();
