@@ -95,6 +95,8 @@ impl Engine {
             log::warn!("{}: the index stays as large as it is: {e}", core.path.display());
         }
         let Some(mut image) = self.freeze(anyway)? else { return Ok(false) };
+        let (seq, changed) = (image.blob.seq, image.changed.len());
+        log::debug!("{}: checkpoint of seq {seq}: {changed} pages have changed", core.path.display());
         match self.write_image(&mut image) {
             Ok(header) => core.proven(Ok(())).and_then(|()| core.write_headers(header))?,
             Err(e) => {
@@ -184,6 +186,7 @@ impl Engine {
             return Ok(());
         }
         if due >= 2 {
+            log::debug!("{}: a commit waits for a checkpoint", self.core.path.display());
             // One that was under way may have done.
             let still_due = || if self.limits_passed() >= 2 { self.checkpoint_locked(false) } else { Ok(false) };
             return self.as_checkpointer(still_due).map(|_| ());
