@@ -95,8 +95,6 @@ impl Engine {
             log::warn!("{}: the index stays as large as it is: {e}", core.path.display());
         }
         let Some(mut image) = self.freeze(anyway)? else { return Ok(false) };
-        let (seq, changed) = (image.blob.seq, image.changed.len());
-        log::debug!("{}: checkpoint of seq {seq}: {changed} pages have changed", core.path.display());
         match self.write_image(&mut image) {
             Ok(header) => core.proven(Ok(())).and_then(|()| core.write_headers(header))?,
             Err(e) => {
@@ -113,6 +111,7 @@ impl Engine {
         core.set(Word::CheckpointRetired, image.retired);
         core.set(Word::MaxSizeStored, image.max_size);
         core.lift(Word::Checkpoint, image.blob.seq);
+        log::debug!("{}: the checkpoint of seq {} stands", core.path.display(), image.blob.seq);
         // The checkpoint stands; if the lock is not to be had, the next one frees the old blob.
         if let Ok(_writer) = self.lock_writer() {
             core.free_blobs(image.first);
@@ -175,6 +174,7 @@ impl Engine {
         let blob = Blob { generation, seq, depth, pages, extents };
         let file_len = core.position_of(core.extents());
         let retired = core.get(Word::RetiredTotal);
+        log::debug!("{}: frozen at seq {seq}: {} pages have changed", core.path.display(), changed.len());
         Ok(Some(Image { blob, first, ends, retired, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))
     }
 
