@@ -217,17 +217,18 @@ impl Engine {
         }
     }
 
-    /// How many times over a checkpoint is due. Asked for on each commit, so it must cost no walk.
+    /// How many times over a checkpoint is due: 0, 1, or 2 and more. Asked for on each commit, so it must cost no walk.
     fn limits_passed(&self) -> u64 {
         let core = &self.core;
         // The index as the last freeze saw it.
         let index = core.get(Word::BlobLen) / size_of::<BlobPage>() as u64 * PAGE;
         let asked = self.settings.checkpoint_bytes;
-        let log = self.log_since_checkpoint() / asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1);
+        let times = |amount: u64, limit: u64| u64::from(amount >= limit) + u64::from(amount / 2 >= limit);
+        let log = times(self.log_since_checkpoint(), asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1));
         let retired = core.get(Word::RetiredTotal).saturating_sub(core.get(Word::CheckpointRetired));
         let share = LEAST_RETIRED.max(core.get(Word::LogExtents) / RETIRED_SHARE);
         let least = core.extent_of(asked.unwrap_or(0));
-        let due = log.max(retired / share.max(least));
+        let due = log.max(times(retired, share.max(least)));
         let is_tight = retired >= LEAST_RETIRED.max(least) && core.is_tight(index);
         // On a full disk deletes and the cleaner use the reserve; what they have retired gives it back.
         let is_short = retired > 0 && core.get(Word::Free) < core.standing_reserve();

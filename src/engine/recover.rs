@@ -227,7 +227,6 @@ impl Core {
 
     /// Finds room for the extent table, growing the file if need be, and writes it.
     fn write_tables(&self, plan: &mut Plan) -> Result<()> {
-        store(self.chunk(0), self.first_chunk());
         let mut chunk = 1;
         while chunk <= self.chunks_for(plan.extents.len() as u64) {
             let first = self.plan_table(plan, self.chunk_extents(chunk))?;

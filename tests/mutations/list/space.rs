@@ -55,8 +55,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "damaged_records_are_copied",
         file: "src/engine/clean.rs",
-        before: "self.try_record(at).filter(Record::is_whole)",
-        after: "self.try_record(at).filter(|r| r.is_whole() || true)",
+        before: "in_segment && record.is_whole()",
+        after: "in_segment && (record.is_whole() || true)",
         test: "--test bad_input the_cleaner",
         why: "the cleaner gives damaged bytes a right checksum",
     },
