@@ -331,13 +331,14 @@ impl Core {
         let again = self.get(Word::PagesActive) != 0;
         self.set(Word::PagesActive, 1);
         // What lies between them belongs to the next checkpoint, which would write it again.
-        for run in positions.chunk_by(|&a, &b| a + PAGE == b) {
-            let (first, len) = (run[0], run.len() as u64 * PAGE);
+        let runs = positions.chunk_by(|&a, &b| a + PAGE == b).map(|run| (run[0], run.len() as u64 * PAGE));
+        let runs: Vec<(u64, u64)> = runs.collect();
+        for &(first, len) in &runs {
             if again {
                 self.rewrite(first, len)?;
             }
-            self.sync_range(first, len).map_err(|e| self.poison(e))?;
         }
+        self.sync_ranges(&runs).map_err(|e| self.poison(e))?;
         self.set(Word::PagesActive, 0);
         Ok(())
     }
