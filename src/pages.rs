@@ -53,6 +53,7 @@ impl Core {
             }
             self.format_index_extent(number);
             self.extent(number).set_state(ExtentState::new(Kind::Index));
+            log::debug!("{}: extent {number} is for index pages", self.path.display());
         }
         Ok(())
     }
