@@ -258,6 +258,13 @@ fn a_close_that_cuts_the_file() {
 }
 
 #[test]
+fn a_close_that_moves_index_pages() {
+    let mut scenario = scenario(&["fill k 0 12000 20", "checkpoint"], &["fill k 0 130 20"], "close");
+    scenario.options.push_str(" eventual");
+    scenario.prepare().play(&[Company::Nobody]);
+}
+
+#[test]
 fn the_opening_of_a_clean_store() {
     scenario(&["fill k 0 600 20"], &[], "open").play();
 }

@@ -116,4 +116,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test bad_input noise",
         why: "a recovery takes over words of an earlier time",
     },
+    Mutation {
+        name: "copies_keep_their_extents",
+        file: "src/engine/compact.rs",
+        before: "if (spare.len() as u64) < worth || ",
+        after: "if worth > 0 || ",
+        test: "--test space a_close_leaves",
+        why: "a closed store keeps the space of index pages that were copied",
+    },
 ];
