@@ -59,6 +59,7 @@ impl Core {
         let found = self.read_log(header)?;
         let mut plan = self.plan(header, &found, readers)?;
         if self.shared {
+            self.hold_space(&plan)?;
             self.mend_headers(header)?;
             self.make_log_durable(&found)?;
         }
@@ -226,6 +227,25 @@ impl Core {
         Ok(())
     }
 
+    /// Makes sure that all extents in use have their space, before anything is written. Who copied the file may have
+    /// left out blocks of zeros, and on a full disk a store to one that is missing kills the process.
+    fn hold_space(&self, plan: &Plan) -> Result<()> {
+        let mut first = 0;
+        for extents in plan.extents.chunk_by(|a, b| is_unused(a.0) == is_unused(b.0)) {
+            if !is_unused(extents[0].0) {
+                self.hold_extents(first, extents.len() as u64)?;
+            }
+            first += extents.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn hold_extents(&self, first: u64, run: u64) -> Result<()> {
+        let (position, needed) = (self.position_of(first), self.position_of(run));
+        let full = |source| crate::Error::Full { path: self.path.clone(), needed, source };
+        self.disk.allocate(position, needed).map_err(full)
+    }
+
     /// Finds room for the extent table, growing the file if need be, and writes it.
     fn write_tables(&self, plan: &mut Plan) -> Result<()> {
         let mut chunk = 1;
@@ -251,8 +271,7 @@ impl Core {
         });
         let first = end.map_or(plan.extents.len() as u64, |end| end as u64 + 1 - run);
         let (position, len) = (self.position_of(first), self.position_of(run));
-        let full = |source| crate::Error::Full { path: self.path.clone(), needed: len, source };
-        self.disk.allocate(position, len).map_err(full)?;
+        self.hold_extents(first, run)?;
         self.map.set_len(position + len).map_err(|e| self.io("map", position, e))?;
         let count = plan.extents.len().max((first + run) as usize);
         plan.extents.resize(count, (ExtentState::new(Kind::Hole), 1, 0));

@@ -164,6 +164,14 @@ pub const ALL: &[Mutation] = &[
         why: "the only whole slot is overwritten",
     },
     Mutation {
+        name: "holes_of_a_copy_stay",
+        file: "src/engine/recover.rs",
+        before: "            self.hold_space(&plan)?;\n",
+        after: "",
+        test: "--test bad_input a_copy_with_holes",
+        why: "a store to a hole finds the disk full, which is death by SIGBUS",
+    },
+    Mutation {
         name: "blob_checksum_not_compared",
         file: "src/engine/recover.rs",
         before: "if crc32fast::hash(bytes) != header.blob_crc.get() {",
