@@ -353,8 +353,8 @@ impl Core {
         Ok(())
     }
 
-    /// Asks for what batches are going to change. Most are of one record, so a group of them has as many misses as can be
-    /// under way.
+    /// Asks for what batches are going to change. Most are of one record, so a group of them has as many misses as can
+    /// be under way.
     fn prefetch_batches(&self, batches: &[FoundBatch]) {
         let positions = batches.iter().flat_map(|batch| &batch.records).copied().take(GROUP);
         let positions: Vec<u64> = positions.collect();
