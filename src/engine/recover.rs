@@ -16,6 +16,7 @@ use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::format::header::{HEADER_LEN, Header};
 use crate::format::record::{RECORD_HEADER, RecordHeader, SEGMENT_HEADER, TAIL_ROOM};
 use crate::format::slot::{DirEntry, Root};
+use crate::index::GROUP;
 use crate::log::replay::FoundBatch;
 use crate::space::Claim;
 use crate::sys::host;
@@ -71,8 +72,11 @@ impl Core {
         self.write_page_maps(&found, readers);
         self.write_directory(&found.blob)?;
         self.write_words(header)?;
-        for (n, batch) in found.batches.iter().enumerate() {
-            self.replay(header.seq.get() + 1 + n as u64, batch)?;
+        for (n, group) in found.batches.chunks(GROUP).enumerate() {
+            self.prefetch_batches(group);
+            for (batch, seq) in group.iter().zip(header.seq.get() + 1 + (n * GROUP) as u64..) {
+                self.replay(seq, batch)?;
+            }
         }
         for word in [Word::Durable, Word::LastImmediate, Word::First, Word::Visible] {
             self.set(word, found.seq);
@@ -347,6 +351,15 @@ impl Core {
         self.publish(header.seq.get(), ends);
         self.set(Word::Visible, header.seq.get());
         Ok(())
+    }
+
+    /// Asks for what batches are going to change. Most are of one record, so a group of them has as many misses as can
+    /// be under way.
+    fn prefetch_batches(&self, batches: &[FoundBatch]) {
+        let positions = batches.iter().flat_map(|batch| &batch.records).copied().take(GROUP);
+        let positions: Vec<u64> = positions.collect();
+        let hashes: Vec<u64> = self.hashed(&positions).map(|(hash, _)| hash).collect();
+        self.prefetch_many(hashes.iter().copied());
     }
 
     /// Pass 2: one batch.
