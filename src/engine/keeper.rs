@@ -1,5 +1,5 @@
-//! The keeper: a thread that gives the writer lock back when the process that keeps it is idle or somebody wants it, and
-//! meanwhile brings the next segment into memory.
+//! The keeper: a thread that gives the writer lock back when the process that keeps it is idle or somebody wants it,
+//! and meanwhile brings the next segment into memory.
 //!
 //! The committer leaves the file lock taken after an Eventual commit. All that can be done with it happens under the
 //! mutex of the process, so the keeper never meets a commit half-way. It starts with the first lock that is kept, and
