@@ -66,11 +66,12 @@ impl Engine {
     /// Moves a segment's worth of live records out of the segments with the least live share; whether any moved.
     fn move_one_segment(&self) -> Result<bool> {
         let core = &self.core;
-        // A segment that is begun must be done within a few rounds, each with as many copies as there are free pages:
-        // deletes rely on what it has taken of the reserve.
-        let (free, ends) = (core.get(Word::FreePages), core.ends().1);
+        // A segment that is begun must be done within a few rounds, each with as many copies of index pages as there is
+        // room for: deletes rely on what it has taken of the reserve.
+        let ends = core.ends().1;
         let records = core.geometry.extent / (RECORD_HEADER + ends.live_bytes / ends.live_keys.max(1));
-        if free < core.pages_in_use() && free * ROUNDS_EACH < records {
+        let copies = core.room_for_copies();
+        if copies < core.pages_in_use() && copies * ROUNDS_EACH < records {
             return Ok(false);
         }
         let step = core.geometry.extent / STEPS;
@@ -84,8 +85,7 @@ impl Engine {
             let (_, ends) = core.ends();
             let batch = writer.batch_mut();
             let Some(cleaning) = self.clean_step(batch, ends, COMMIT, step)? else { break };
-            // Copies of pages must not take the reserve.
-            if core.get(Word::FreePages) < core.growth(batch)?.pages() {
+            if core.room_for_copies() < core.growth(batch)?.pages() {
                 break;
             }
             if batch.is_empty() {
@@ -102,6 +102,13 @@ impl Engine {
 }
 
 impl Core {
+    /// Index pages that can be had; an extent of them belongs to the reserve.
+    fn room_for_copies(&self) -> u64 {
+        let own = self.geometry.pages() - self.geometry.map_pages();
+        let is_whole = self.get(Word::Free) >= self.standing_reserve();
+        self.get(Word::FreePages) + if is_whole { own } else { 0 }
+    }
+
     /// Whether the next growth is going to be refused, as far as this process knows.
     fn cannot_grow(&self) -> bool {
         let (extents, max) = (self.extents(), self.get(Word::MaxSize));
