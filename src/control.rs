@@ -28,7 +28,7 @@ use crate::sys::map::Map;
 use crate::sys::pane::Pane;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
-pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol3");
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol4");
 
 /// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub enum Word {
     CheckpointRetired = 119,
     /// Reader cells in use lie below this.
     CellsUsed = 120,
-    /// Positions of the extent table's chunks.
+    /// Positions of the extent table's chunks; the first one is not named here, since it does not move.
     Chunks = 128,
 }
 
@@ -218,7 +218,7 @@ impl Geometry {
 
     /// The control words and tables that have their place for ever.
     pub fn pane(&self, map: &Arc<Map>) -> Option<Pane> {
-        map.pane(self.extent, (TABLE_AT / 8) as usize)
+        map.pane(self.extent, (VOLATILE_LEN / 8) as usize)
     }
 
     /// Position of header slot B.
@@ -235,7 +235,7 @@ pub struct Core {
     pub disk: Box<dyn Disk>,
     /// The disk's map.
     pub map: Arc<Map>,
-    /// The part of it that holds control words, process table and reader table.
+    /// The part of it that holds control words, process table, reader table and the first chunk of the extent table.
     pub pane: Pane,
     /// Locks of this handle.
     pub locks: LockFile,
@@ -342,11 +342,21 @@ impl Core {
         cell.store(cell.load(Ordering::Relaxed).saturating_add_signed(difference), Ordering::Relaxed);
     }
 
+    fn ends_cells(&self, seq: u64) -> &[AtomicU64; 5] {
+        self.shared_cells(ends_word(seq))
+    }
+
     /// The ends of `seq`; right only if `applied` is `seq` before and after.
     fn ends_of(&self, seq: u64) -> Ends {
-        let at = ends_word(seq);
-        let load = |n| self.word_at(at + n).load(Ordering::Relaxed);
-        Ends { tail: load(0), chain: load(1) as u32, live_keys: load(2), live_bytes: load(3), log_total: load(4) }
+        let [tail, chain, live_keys, live_bytes, log_total] = self.ends_cells(seq);
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        Ends {
+            tail: load(tail),
+            chain: load(chain) as u32,
+            live_keys: load(live_keys),
+            live_bytes: load(live_bytes),
+            log_total: load(log_total),
+        }
     }
 
     /// Applied seq and its ends, consistent without the writer lock.
@@ -365,10 +375,9 @@ impl Core {
 
     /// Publishes `seq`: its ends into the words of its parity, then `applied`. Under the writer lock.
     pub fn publish(&self, seq: u64, ends: Ends) {
-        let at = ends_word(seq);
         let values = [ends.tail, u64::from(ends.chain), ends.live_keys, ends.live_bytes, ends.log_total];
-        for (n, value) in values.into_iter().enumerate() {
-            store(self.word_at(at + n), value);
+        for (cell, value) in self.ends_cells(seq).iter().zip(values) {
+            store(cell, value);
         }
         self.set(Word::Applied, seq);
     }
@@ -401,9 +410,10 @@ impl Core {
         self.shared_cells(CELLS_AT as usize / 8 + (number % CELLS) as usize * CELL_WORDS)
     }
 
-    /// Position of the first chunk of the extent table.
-    pub fn first_chunk(&self) -> u64 {
-        self.geometry.extent + TABLE_AT
+    /// Words of an entry of the extent table's first chunk.
+    #[inline]
+    pub fn first_chunk(&self, number: u64) -> &[AtomicU64; EXTENT_WORDS] {
+        self.shared_cells(TABLE_AT as usize / 8 + (number % FIRST_CHUNK) as usize * EXTENT_WORDS)
     }
 
     /// Zeroes the volatile extent. Alone on the store. What is zero stays untouched, so that an opening makes only the
@@ -422,6 +432,7 @@ impl Core {
 
     /// An error that names a damaged place.
     #[cold]
+    #[inline(never)]
     pub fn corrupt(&self, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { path: self.path.clone(), offset, what: what.into() }
     }
@@ -442,6 +453,12 @@ impl Core {
     pub fn sync_range(&self, position: u64, len: u64) -> Result<()> {
         fault::point();
         self.disk.sync(position, len).map_err(|e| self.io("sync", position, e))
+    }
+
+    /// Makes ranges durable together.
+    pub fn sync_ranges(&self, ranges: &[(u64, u64)]) -> Result<()> {
+        fault::point();
+        self.disk.sync_all(ranges).map_err(|e| self.io("sync", ranges.first().map_or(0, |range| range.0), e))
     }
 
     /// An error once a sync has failed anywhere, or this process has lost a page.

@@ -181,6 +181,7 @@ impl Core {
             }
         }
         aside.reverse();
+        log::debug!("{}: {} extents become holes", self.path.display(), aside.len());
         aside
     }
 

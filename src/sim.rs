@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tempfile::NamedTempFile;
@@ -73,6 +74,10 @@ struct State {
     failed: bool,
     /// Who makes it dies before it can tell.
     deadly: bool,
+    /// Syncs that have failed.
+    errors: u64,
+    /// Whoever had the file open then is told so at his next sync.
+    tells: bool,
     /// One in so many moments is kept; 0: none.
     keep: u64,
     kept: Vec<Moment>,
@@ -83,11 +88,13 @@ struct Inner {
     file: NamedTempFile,
     extent: u64,
     state: Mutex<State>,
+    /// What somebody else does before space is given back.
+    beside: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-/// The simulated disk, with one file. Clones are the same disk; each opening maps it anew.
+/// The simulated disk, with one file. Clones are the same disk; each opening maps it anew, and knows of so many errors.
 #[derive(Clone)]
-pub struct SimDisk(Arc<Inner>, Arc<Map>);
+pub struct SimDisk(Arc<Inner>, Arc<Map>, Arc<AtomicU64>);
 
 impl SimDisk {
     /// A disk that holds `image`, the file of a store with this extent size. `dir` should be in memory.
@@ -115,12 +122,18 @@ impl SimDisk {
             failing: None,
             failed: false,
             deadly: false,
+            errors: 0,
+            tells: false,
             keep: 0,
             kept: Vec::new(),
             noise: Noise(0),
             now,
         };
-        Ok(SimDisk(Arc::new(Inner { file, extent, state: Mutex::new(state) }), map))
+        Ok(SimDisk(
+            Arc::new(Inner { file, extent, state: Mutex::new(state), beside: Mutex::default() }),
+            map,
+            Arc::default(),
+        ))
     }
 
     /// Opens the store. Memory is as the last one who had it open left it.
@@ -128,14 +141,15 @@ impl SimDisk {
     /// # Errors
     /// As `Options::open`.
     pub fn open(&self, options: &Options) -> Result<Db> {
-        {
+        let errors = {
             let mut state = self.0.state.lock();
             let State { now, dirty, .. } = &mut *state;
             dirty.extend(now.maybe.keys().filter(|sector| !now.written.contains(sector)));
-        }
+            Arc::new(AtomicU64::new(state.errors))
+        };
         let path = self.0.file.path();
         let io = |source| Error::Io { path: path.to_path_buf(), op: "map", offset: None, source };
-        let disk = SimDisk(self.0.clone(), map(&self.0.file, self.0.extent).map_err(io)?);
+        let disk = SimDisk(self.0.clone(), map(&self.0.file, self.0.extent).map_err(io)?, errors);
         Db::open_on(path, options, Box::new(disk))
     }
 
@@ -183,6 +197,17 @@ impl SimDisk {
         self.0.state.lock().deadly = true;
     }
 
+    /// Somebody else does this at the next call of `Disk::punch`, before anything is punched.
+    pub fn before_punch(&self, work: impl FnOnce() + Send + 'static) {
+        *self.0.beside.lock() = Some(Box::new(work));
+    }
+
+    /// From now on a sync also fails if another one has, of somebody else, since the store was opened: once each, and
+    /// whatever its range. So does Linux since 4.13 (errseq_t); without this the disk tells nobody but the caller.
+    pub fn tell_all(&self) {
+        self.0.state.lock().tells = true;
+    }
+
     /// The disk is full when so many extents have space.
     pub fn limit(&self, extents: u64) {
         self.0.state.lock().room = extents;
@@ -198,8 +223,7 @@ impl SimDisk {
         self.0.state.lock().counts[call as usize]
     }
 
-    /// Some of what a failed sync left clean leaves memory, and comes back as the medium has it. Nobody has the store
-    /// open.
+    /// Some of what a failed sync left clean leaves memory, and comes back as the medium has it.
     pub fn evict(&self, noise: u64) -> io::Result<()> {
         let mut noise = Noise(noise);
         let mut state = self.0.state.lock();
@@ -359,10 +383,13 @@ impl Disk for SimDisk {
             Ok(()) => state.make_durable(range),
             Err(error) => {
                 state.dirty.retain(|sector| !range.contains(sector));
+                state.errors += 1;
+                self.2.store(state.errors, Ordering::Relaxed);
                 return Err(error);
             }
         }
-        Ok(())
+        let known = self.2.swap(state.errors, Ordering::Relaxed);
+        if state.tells && known < state.errors { Err(ErrorKind::Other.into()) } else { Ok(()) }
     }
 
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -383,6 +410,8 @@ impl Disk for SimDisk {
     }
 
     fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
+        let beside = self.0.beside.lock().take();
+        beside.into_iter().for_each(|work| work());
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::GiveBack)?;
         file::punch(self.0.file.as_file(), pos, len)?;

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::control::{CHUNKS, Core, EXTENT_WORDS, Word, load, store};
+use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::Result;
 use crate::format::extent::{ExtentState, Kind};
 use crate::growth::chunk_of;
@@ -92,7 +92,11 @@ impl Core {
     }
 
     /// An entry of the extent table, if the table is that long.
+    #[inline]
     pub fn try_extent(&self, number: u64) -> Option<Extent<'_>> {
+        if number < FIRST_CHUNK {
+            return Some(Extent(self.first_chunk(number)));
+        }
         let (chunk, place) = chunk_of(number);
         if chunk >= CHUNKS {
             return None;
@@ -105,11 +109,13 @@ impl Core {
     }
 
     /// An entry of the extent table, for an extent of the file.
+    #[inline]
     pub fn extent(&self, number: u64) -> Extent<'_> {
         self.try_extent(number).unwrap_or_else(|| Extent(self.nowhere()))
     }
 
     /// First extent of the run that holds a position below the file's end.
+    #[inline]
     pub fn head_of(&self, position: u64) -> Result<u64> {
         let number = self.extent_of(position);
         if number >= self.extents() {

@@ -11,9 +11,12 @@ use std::path::Path;
 use nix::libc;
 use slotdb::Options;
 use support::common::Rng;
+use support::common::raw::VOLATILE;
 use support::{Agent, Place, eventually, rounds, seed};
 
 const EXTENT: u64 = 65_536;
+/// Bytes of a record in front of its key (docs/FORMAT.md).
+const RECORD_HEADER: u64 = 28;
 const STORE: &str = "extent=65536 eventual";
 
 /// A store of some megabytes, which `agent` keeps open. Its log has just gone on in a new place.
@@ -323,6 +326,73 @@ fn a_page_lost_in_the_middle_of_anything_does_not_reach_the_others() {
     }
     assert!(met > 0, "no page was ever missed");
     eprintln!("{met} lost pages were met");
+}
+
+/// Where the table of extents begins (src/control.rs): 4,096 entries of 32 bytes at the end of the shared words.
+const TABLE: u64 = EXTENT + VOLATILE - 4096 * 32;
+
+/// Where these bytes stand in an image, which has them once.
+fn place_of(image: &[u8], bytes: &[u8]) -> u64 {
+    let mut places = (0..image.len()).filter(|&n| image[n..].starts_with(bytes));
+    let place = places.next().expect("they stand somewhere") as u64;
+    assert_eq!(places.next(), None, "only once");
+    place
+}
+
+#[test]
+fn a_page_lost_in_a_takeover_does_not_reach_the_others() {
+    for part in ["the record that is replaced", "the table of extents"] {
+        let (mut met, mut steps) = (0, 0..);
+        let lived = |step: &u64| {
+            let place = Place::in_memory();
+            let path = place.store();
+            let mut writer = Agent::open("writer", &path, &format!("create each {STORE}"));
+            writer.ok("put target old-value");
+            // The batch that is taken over stands on another page.
+            writer.ok("fill k 0 20 5000");
+            let mut other = Agent::open("other", &path, STORE);
+            let mut victim = Agent::open("victim", &path, &format!("guard each {STORE}"));
+            let record = place_of(&std::fs::read(&path).expect("the store"), b"targetold-value") - RECORD_HEADER;
+            let lost = if part.contains("table") { TABLE } else { record };
+            victim.ok(&format!("lose {lost}"));
+            writer.ok(&format!("arm {step}"));
+            if writer.attempt("put target new-value").is_some() {
+                return true;
+            }
+            writer.was_killed();
+            let answer = victim.ask("put later x");
+            let tells = tells_of_loss(&answer);
+            assert!(tells || answer == "ok", "{part}, step {step}: {answer}");
+            met += u64::from(tells);
+            other.ok("put last x");
+            other.says("len", if tells { "22" } else { "23" });
+            other.is_clean();
+            false
+        };
+        assert!(steps.find(lived) > Some(8), "a commit takes more steps");
+        assert!(met > 0, "{part} was never missed");
+    }
+}
+
+#[test]
+fn a_page_lost_before_the_first_byte_leaves_nothing_in_doubt() {
+    let place = Place::in_memory();
+    let path = place.store();
+    let mut other = Agent::open("other", &path, &format!("create each {STORE} dead=0.9"));
+    other.ok("fill k 0 120 5000");
+    (0..120).filter(|n| n % 3 != 0).for_each(|n| other.ok(&format!("put k{n} ~5000.1")));
+    // The cleaner reads one of the segments in front of the tail; a new key reads none of them.
+    let image = std::fs::read(&path).expect("the store");
+    let is_segment = |at: &usize| image[*at..].starts_with(b"sSEG");
+    let mut segments: Vec<usize> = (0..image.len()).step_by(EXTENT as usize).filter(is_segment).collect();
+    segments.sort_by_key(|at| image[at + 48..].first_chunk().map(|seq| u64::from_le_bytes(*seq)));
+    let mut victim = Agent::open("victim", &path, &format!("guard each {STORE} dead=0.1"));
+    segments.split_last().expect("a tail").1.iter().for_each(|at| victim.ok(&format!("lose {at}")));
+    let answer = victim.ask("put fresh x");
+    assert!(tells_of_loss(&answer), "{answer}");
+    other.says("get fresh", "none");
+    other.ok("put fresh y");
+    other.is_clean();
 }
 
 #[test]

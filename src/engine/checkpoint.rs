@@ -111,6 +111,7 @@ impl Engine {
         core.set(Word::CheckpointRetired, image.retired);
         core.set(Word::MaxSizeStored, image.max_size);
         core.lift(Word::Checkpoint, image.blob.seq);
+        log::debug!("{}: the checkpoint of seq {} stands", core.path.display(), image.blob.seq);
         // The checkpoint stands; if the lock is not to be had, the next one frees the old blob.
         if let Ok(_writer) = self.lock_writer() {
             core.free_blobs(image.first);
@@ -173,6 +174,7 @@ impl Engine {
         let blob = Blob { generation, seq, depth, pages, extents };
         let file_len = core.position_of(core.extents());
         let retired = core.get(Word::RetiredTotal);
+        log::debug!("{}: frozen at seq {seq}: {} pages have changed", core.path.display(), changed.len());
         Ok(Some(Image { blob, first, ends, retired, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))
     }
 
@@ -184,6 +186,7 @@ impl Engine {
             return Ok(());
         }
         if due >= 2 {
+            log::debug!("{}: a commit waits for a checkpoint", self.core.path.display());
             // One that was under way may have done.
             let still_due = || if self.limits_passed() >= 2 { self.checkpoint_locked(false) } else { Ok(false) };
             return self.as_checkpointer(still_due).map(|_| ());
@@ -207,17 +210,18 @@ impl Engine {
         Ok(())
     }
 
-    /// How many times over a checkpoint is due. Asked for on each commit, so it must cost no walk.
+    /// How many times over a checkpoint is due: 0, 1, or 2 and more. Asked for on each commit, so it must cost no walk.
     fn limits_passed(&self) -> u64 {
         let core = &self.core;
         // The index as the last freeze saw it.
         let index = core.get(Word::BlobLen) / size_of::<BlobPage>() as u64 * PAGE;
         let asked = self.settings.checkpoint_bytes;
-        let log = self.log_since_checkpoint() / asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1);
+        let times = |amount: u64, limit: u64| u64::from(amount >= limit) + u64::from(amount / 2 >= limit);
+        let log = times(self.log_since_checkpoint(), asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1));
         let retired = core.get(Word::RetiredTotal).saturating_sub(core.get(Word::CheckpointRetired));
         let share = LEAST_RETIRED.max(core.get(Word::LogExtents) / RETIRED_SHARE);
         let least = core.extent_of(asked.unwrap_or(0));
-        let due = log.max(retired / share.max(least));
+        let due = log.max(times(retired, share.max(least)));
         let is_tight = retired >= LEAST_RETIRED.max(least) && core.is_tight(index);
         // On a full disk deletes and the cleaner use the reserve; what they have retired gives it back.
         let is_short = retired > 0 && core.get(Word::Free) < core.standing_reserve();
@@ -320,13 +324,14 @@ impl Core {
         let again = self.get(Word::PagesActive) != 0;
         self.set(Word::PagesActive, 1);
         // What lies between them belongs to the next checkpoint, which would write it again.
-        for run in positions.chunk_by(|&a, &b| a + PAGE == b) {
-            let (first, len) = (run[0], run.len() as u64 * PAGE);
+        let runs = positions.chunk_by(|&a, &b| a + PAGE == b).map(|run| (run[0], run.len() as u64 * PAGE));
+        let runs: Vec<(u64, u64)> = runs.collect();
+        for &(first, len) in &runs {
             if again {
                 self.rewrite(first, len)?;
             }
-            self.sync_range(first, len).map_err(|e| self.poison(e))?;
         }
+        self.sync_ranges(&runs).map_err(|e| self.poison(e))?;
         self.set(Word::PagesActive, 0);
         Ok(())
     }

@@ -32,11 +32,15 @@ impl Engine {
     /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops
     /// the batch.
     pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
-        self.core.check_poison()?;
-        self.core.look_up(batch).map_err(|e| self.core.cause(e))?;
-        let (applied, ends) = self.core.ends();
+        let core = &self.core;
+        core.check_poison()?;
+        let (applied, ends) = core.ends();
+        // What the batch replaces is on its way from memory while the cleaner works.
+        core.prefetch_group(batch, 0);
+        let cleaning = self.clean_into(batch, ends).map_err(|e| core.cause(e))?;
+        core.look_up(batch).map_err(|e| core.cause(e))?;
         let salt = self.salt_after(applied)?;
-        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt).map_err(|e| self.core.cause(e))?;
+        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt, cleaning).map_err(|e| core.cause(e))?;
         self.commit_reserved(batch, applied + 1, after, cleaning, durability)
     }
 
@@ -92,15 +96,15 @@ impl Engine {
         first.then(|| host::random().map_err(|e| self.core.io("random", None, e))).transpose()
     }
 
-    /// Reserves and lays out a batch, together with records that the cleaner moves if there is room for them too.
+    /// Reserves and lays out a batch; without the records that the cleaner moves if there is no room for them too.
     fn reserve(
         &self,
         batch: &mut Batch,
         seq: u64,
         ends: Ends,
         salt: Option<[u8; 16]>,
+        cleaning: Option<Cleaning>,
     ) -> Result<(Ends, Option<Cleaning>)> {
-        let cleaning = self.clean_into(batch, ends)?;
         match self.reserve_as_is(batch, seq, ends, salt) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if cleaning.is_some() => {
                 batch.drop_moved();
@@ -137,27 +141,26 @@ impl Engine {
 }
 
 impl Core {
-    /// Finds what the puts of a batch replace, so many at a time that their misses overlap.
+    /// Asks for what the search for a group of the batch's writes is going to read.
+    fn prefetch_group(&self, batch: &Batch, first: usize) {
+        let places = first..batch.places().min(first + GROUP);
+        self.prefetch_many(places.filter_map(|place| Some(batch.open_at(place)?.hash)));
+    }
+
+    /// Finds what the puts of a batch replace, so many at a time that their misses overlap; the first group was asked
+    /// for before.
     fn look_up(&self, batch: &mut Batch) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let (mut places, mut hashes, mut count) = ([0; GROUP], [0; GROUP], 0);
-            while count < GROUP
-                && let Some((place, entry)) = batch.open_from(from)
-            {
-                (places[count], hashes[count]) = (place, entry.hash);
-                (count, from) = (count + 1, place + 1);
+        for first in (0..batch.places()).step_by(GROUP) {
+            if first > 0 {
+                self.prefetch_group(batch, first);
             }
-            if count == 0 {
-                return self.check_map();
-            }
-            self.prefetch_many(&hashes[..count]);
-            for &place in &places[..count] {
-                let Some((_, entry)) = batch.open_from(place) else { continue };
+            for place in first..batch.places().min(first + GROUP) {
+                let Some(entry) = batch.open_at(place) else { continue };
                 let prev = self.find(entry.hash, batch.key(entry))?.map_or(0, |record| record.position);
                 batch.set_prev(place, prev);
             }
         }
+        self.check_map()
     }
 
     /// Applies a batch that stands at the tail, and publishes it. Commit, takeover and replay run this; run twice it
@@ -204,7 +207,7 @@ impl Core {
             return Ok(());
         }
         if header.prev() != 0 {
-            let old = self.record(header.prev())?.header;
+            let old = self.header(header.prev())?;
             if old.kind() == Some(Kind::Put) {
                 ends.live_keys = ends.live_keys.saturating_sub(1);
                 ends.live_bytes = ends.live_bytes.saturating_sub(old.key_len() + old.value_len());

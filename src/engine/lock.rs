@@ -73,9 +73,9 @@ impl Engine {
         if !core.writable {
             return Err(Error::ReadOnly { path: core.path.clone() });
         }
-        let mut writer = match self.writer.try_lock().filter(|writer| writer.kept) {
-            Some(writer) => writer,
-            None => self.wait_for_writer()?,
+        let mut writer = match self.writer.try_lock() {
+            Some(writer) if writer.kept => writer,
+            held => self.wait_for_writer(held)?,
         };
         writer.kept = false;
         writer.batch.clear();
@@ -89,11 +89,11 @@ impl Engine {
         Ok(guard)
     }
 
-    /// Takes both halves of the writer lock.
-    fn wait_for_writer(&self) -> Result<MutexGuard<'_, Writer>> {
+    /// Takes both halves of the writer lock, or the other one.
+    fn wait_for_writer<'a>(&'a self, held: Option<MutexGuard<'a, Writer>>) -> Result<MutexGuard<'a, Writer>> {
         let core = &self.core;
         let deadline = Deadline::new(self.settings.lock_timeout);
-        let Some(mut writer) = self.writer.try_lock_until(deadline.end) else {
+        let Some(mut writer) = held.or_else(|| self.writer.try_lock_until(deadline.end)) else {
             return Err(deadline.error(core, "writer lock"));
         };
         if !writer.kept {

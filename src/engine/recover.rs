@@ -16,6 +16,7 @@ use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::format::header::{HEADER_LEN, Header};
 use crate::format::record::{RECORD_HEADER, RecordHeader, SEGMENT_HEADER, TAIL_ROOM};
 use crate::format::slot::{DirEntry, Root};
+use crate::index::GROUP;
 use crate::log::replay::FoundBatch;
 use crate::space::Claim;
 use crate::sys::host;
@@ -58,6 +59,7 @@ impl Core {
         let found = self.read_log(header)?;
         let mut plan = self.plan(header, &found, readers)?;
         if self.shared {
+            self.hold_space(&plan)?;
             self.mend_headers(header)?;
             self.make_log_durable(&found)?;
         }
@@ -70,8 +72,11 @@ impl Core {
         self.write_page_maps(&found, readers);
         self.write_directory(&found.blob)?;
         self.write_words(header)?;
-        for (n, batch) in found.batches.iter().enumerate() {
-            self.replay(header.seq.get() + 1 + n as u64, batch)?;
+        for (n, group) in found.batches.chunks(GROUP).enumerate() {
+            self.prefetch_batches(group);
+            for (batch, seq) in group.iter().zip(header.seq.get() + 1 + (n * GROUP) as u64..) {
+                self.replay(seq, batch)?;
+            }
         }
         for word in [Word::Durable, Word::LastImmediate, Word::First, Word::Visible] {
             self.set(word, found.seq);
@@ -141,11 +146,8 @@ impl Core {
                 _ => runs.push((position, len)),
             }
         }
-        for &(position, len) in &runs {
-            self.rewrite(position, len)?;
-            self.sync_range(position, len)?;
-        }
-        Ok(())
+        runs.iter().try_for_each(|&(position, len)| self.rewrite(position, len))?;
+        self.sync_ranges(&runs)
     }
 
     fn plan(&self, header: &Header, found: &Found, readers: bool) -> Result<Plan> {
@@ -225,9 +227,27 @@ impl Core {
         Ok(())
     }
 
+    /// Makes sure that all extents in use have their space, before anything is written. Who copied the file may have
+    /// left out blocks of zeros, and on a full disk a store to one that is missing kills the process.
+    fn hold_space(&self, plan: &Plan) -> Result<()> {
+        let mut first = 0;
+        for extents in plan.extents.chunk_by(|a, b| is_unused(a.0) == is_unused(b.0)) {
+            if !is_unused(extents[0].0) {
+                self.hold_extents(first, extents.len() as u64)?;
+            }
+            first += extents.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn hold_extents(&self, first: u64, run: u64) -> Result<()> {
+        let (position, needed) = (self.position_of(first), self.position_of(run));
+        let full = |source| crate::Error::Full { path: self.path.clone(), needed, source };
+        self.disk.allocate(position, needed).map_err(full)
+    }
+
     /// Finds room for the extent table, growing the file if need be, and writes it.
     fn write_tables(&self, plan: &mut Plan) -> Result<()> {
-        store(self.chunk(0), self.first_chunk());
         let mut chunk = 1;
         while chunk <= self.chunks_for(plan.extents.len() as u64) {
             let first = self.plan_table(plan, self.chunk_extents(chunk))?;
@@ -251,8 +271,7 @@ impl Core {
         });
         let first = end.map_or(plan.extents.len() as u64, |end| end as u64 + 1 - run);
         let (position, len) = (self.position_of(first), self.position_of(run));
-        let full = |source| crate::Error::Full { path: self.path.clone(), needed: len, source };
-        self.disk.allocate(position, len).map_err(full)?;
+        self.hold_extents(first, run)?;
         self.map.set_len(position + len).map_err(|e| self.io("map", position, e))?;
         let count = plan.extents.len().max((first + run) as usize);
         plan.extents.resize(count, (ExtentState::new(Kind::Hole), 1, 0));
@@ -332,6 +351,15 @@ impl Core {
         self.publish(header.seq.get(), ends);
         self.set(Word::Visible, header.seq.get());
         Ok(())
+    }
+
+    /// Asks for what batches are going to change. Most are of one record, so a group of them has as many misses as can
+    /// be under way.
+    fn prefetch_batches(&self, batches: &[FoundBatch]) {
+        let positions = batches.iter().flat_map(|batch| &batch.records).copied().take(GROUP);
+        let positions: Vec<u64> = positions.collect();
+        let hashes: Vec<u64> = self.hashed(&positions).map(|(hash, _)| hash).collect();
+        self.prefetch_many(hashes.iter().copied());
     }
 
     /// Pass 2: one batch.

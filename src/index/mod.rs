@@ -58,7 +58,7 @@ impl Core {
             for (hash, key) in hashes.iter_mut().zip(group) {
                 *hash = hash_key(key.as_ref(), self.geometry.seed);
             }
-            self.prefetch_many(&hashes[..group.len()]);
+            self.prefetch_many(hashes.iter().copied().take(group.len()));
             for (&hash, key) in hashes.iter().zip(group) {
                 each(self.find_at(hash, key.as_ref(), seq)?);
             }
@@ -69,27 +69,39 @@ impl Core {
     /// Lets the misses of a group of searches overlap: all their lines of the index are asked for before the first is
     /// read, and all their records before the first of those (group prefetching: Chen and others, "Improving hash join
     /// performance through prefetching", 2004).
-    pub fn prefetch_many(&self, hashes: &[u64]) {
-        if hashes.len() > 1 {
-            hashes.iter().for_each(|&hash| self.prefetch_line(hash));
-            hashes.iter().for_each(|&hash| self.prefetch_record(hash));
+    ///
+    /// Hints: what is wrong shows when the search itself comes to it. Of more than `GROUP` hashes the rest is left out.
+    pub fn prefetch_many(&self, hashes: impl Iterator<Item = u64>) {
+        let mut searches = [(0, 0); GROUP];
+        let mut count = 0;
+        for hash in hashes.take(GROUP) {
+            let Ok(entry) = self.entry(hash) else { continue };
+            searches[count] = (hash, entry.page());
+            count += 1;
+        }
+        for &(hash, page) in &searches[..count] {
+            self.map.prefetch_words(Page::line_position(page, hash));
+        }
+        for &(hash, page) in &searches[..count] {
+            if let Some((_, pointer)) = self.page(page).ok().and_then(|page| page.candidates(hash).next()) {
+                self.prefetch_record(pointer);
+            }
         }
     }
 
-    /// Asks for the line of the index that a search begins with. A hint: what is wrong shows when the line is read.
-    fn prefetch_line(&self, hash: u64) {
+    /// Asks for the line of the index that a search begins with.
+    #[inline]
+    pub fn prefetch_line(&self, hash: u64) {
         if let Ok(entry) = self.entry(hash) {
             self.map.prefetch_words(Page::line_position(entry.page(), hash));
         }
     }
 
-    /// Asks for the first record that a search is going to compare.
-    fn prefetch_record(&self, hash: u64) {
-        let page = self.entry(hash).and_then(|entry| self.page(entry.page()));
-        if let Some((_, pointer)) = page.ok().and_then(|page| page.candidates(hash).next()) {
-            self.map.prefetch(pointer.position());
-            self.map.prefetch(pointer.position() + CACHE_LINE);
-        }
+    /// Asks for the first two lines of a record: header, key, and where the value begins.
+    #[inline]
+    pub fn prefetch_record(&self, pointer: SlotWord) {
+        self.map.prefetch(pointer.position());
+        self.map.prefetch(pointer.position() + CACHE_LINE);
     }
 
     /// Whether the index points to the record at `position`, which has this hash. Reads no record.
@@ -114,7 +126,10 @@ impl Core {
         loop {
             let entry = self.make_mutable(hash, change)?;
             let page = self.page(entry.page())?;
-            let is_it = |p: SlotWord| -> Result<bool> { Ok(self.record(p.position())?.key() == key) };
+            // What the record replaces, it names; that has its key.
+            let is_it = |p: SlotWord| -> Result<bool> {
+                Ok(p.position() == record.header.prev() || self.record(p.position())?.has_key(key))
+            };
             match page.search(hash, is_it)? {
                 Search::Found(_, old) if old.position() == record.position => return Ok(()),
                 Search::Found(place, old) => {
@@ -127,8 +142,6 @@ impl Core {
                     if page.count() < limit || entry.depth() >= MAX_DEPTH && !page.is_full() {
                         // Counted before it can be found: a death in between counts too much, never too little.
                         self.add_live_at(record.position, record.header.len())?;
-                        // A lost record has no key: this one may be there.
-                        self.check_map()?;
                         if page.insert(tag(hash), pointer) {
                             return Ok(());
                         }
@@ -139,15 +152,18 @@ impl Core {
         }
     }
 
+    /// Counts a record that a slot is about to point to.
     fn add_live_at(&self, position: u64, len: u64) -> Result<()> {
         self.add_live(self.head_of(position)?, len as i64);
-        Ok(())
+        // Nobody else sees a count that went to a lost page. And a lost record has no key, so that a key that is there
+        // seems absent.
+        self.check_map()
     }
 
     /// Takes a record that was replaced off its segment's live bytes, and retires the segment when nothing is left.
     fn subtract(&self, position: u64, change: Change<'_>) -> Result<()> {
         let head = self.head_of(position)?;
-        let len = self.record(position)?.header.len();
+        let len = self.header(position)?.len();
         if self.extent(head).live() < len {
             // Counts are never too low: of the length and the count one is wrong.
             self.keep_segment(head, position);
@@ -208,7 +224,7 @@ impl Core {
 
     /// Whether a tombstone is so old that all snapshots agree that its key is gone, and the checkpoint has it.
     fn is_past(&self, pointer: SlotWord, bound: u64) -> Result<bool> {
-        let header = self.record(pointer.position())?.header;
+        let header = self.header(pointer.position())?;
         Ok(header.kind() == Some(Kind::Delete) && header.seq() <= bound)
     }
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
 
 use crate::control::{Core, Ends};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::format::record::{
     Chain, Kind, LAST, Link, MOVED, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, SMALL_RECORD,
     SegmentHeader, TAIL_ROOM, record_len,
 };
-use crate::format::{MAX_POSITION, extent};
+use crate::format::{MAX_POSITION, extent, record};
 use crate::space::Claim;
 
 /// Batches up to this many records are searched from end to end; larger ones have a table.
@@ -106,7 +106,8 @@ impl Batch {
         self.live = 0;
         self.fresh = false;
         if !self.table.is_empty() {
-            self.table = HashMap::default();
+            self.table.clear();
+            self.table.shrink_to(KEPT / 64);
         }
     }
 
@@ -130,10 +131,14 @@ impl Batch {
         if self.entries().any(|e| e.kind == Kind::Put && !e.moved) { Claim::Put } else { Claim::Delete }
     }
 
-    /// The first write at `from` or behind it for which nobody has looked yet, and its place.
-    pub fn open_from(&self, from: usize) -> Option<(usize, &Entry)> {
-        let is_open = |(_, entry): &(usize, &Entry)| entry.is_open && !entry.replaced;
-        self.entries.iter().enumerate().skip(from).find(is_open)
+    /// How many places there are; some hold writes that gave way to later ones.
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The write at a place, if nobody has looked yet for what it replaces.
+    pub fn open_at(&self, place: usize) -> Option<&Entry> {
+        self.entries.get(place).filter(|entry| entry.is_open && !entry.replaced)
     }
 
     /// Notes what was found for the write at a place.
@@ -266,18 +271,12 @@ impl Batch {
         &self.segments
     }
 
-    fn header_mut(&mut self, from_extra: bool, start: usize) -> &mut RecordHeader {
-        let buffer = if from_extra { &mut self.extra } else { &mut self.arena };
-        RecordHeader::mut_from_bytes(&mut buffer[start..start + RECORD_HEADER as usize])
-            .expect("a slice of a record header's length")
-    }
-
-    fn body(&self, from_extra: bool, start: usize) -> &[u8] {
-        let buffer = if from_extra { &self.extra } else { &self.arena };
-        let header = RecordHeader::ref_from_bytes(&buffer[start..start + RECORD_HEADER as usize])
-            .expect("a slice of a record header's length");
-        let len = (header.key_len() + header.value_len()) as usize;
-        &buffer[start + RECORD_HEADER as usize..][..len]
+    /// Header, key and value of a record that begins at `start`.
+    fn record_mut(&mut self, from_extra: bool, start: usize) -> &mut [u8] {
+        let rest = &mut if from_extra { &mut self.extra } else { &mut self.arena }[start..];
+        let header = RecordHeader::mut_in(rest);
+        let len = RECORD_HEADER + header.key_len() + header.value_len();
+        &mut rest[..len as usize]
     }
 
     fn piece(&mut self, position: u64, from_extra: bool, start: usize, len: usize) {
@@ -317,10 +316,8 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     fn seal(&mut self, from_extra: bool, start: usize, len: u64, prev: u64, flags: u8) {
-        let mut header = *self.batch.header_mut(from_extra, start);
-        header.seal(self.position, self.seq, prev, flags, self.batch.body(from_extra, start));
-        *self.batch.header_mut(from_extra, start) = header;
-        self.chain.add(header.crc());
+        let record = self.batch.record_mut(from_extra, start);
+        self.chain.add(record::seal(record, self.position, self.seq, prev, flags));
         self.batch.piece(self.position, from_extra, start, len as usize);
         self.last = (from_extra, start);
         self.position += len;
@@ -352,6 +349,7 @@ impl Layout<'_> {
         self.batch.extra.extend_from_slice(header.as_bytes());
         self.batch.piece(position, true, start, SEGMENT_HEADER as usize);
         (self.position, self.segment, self.end) = (position + SEGMENT_HEADER, position, position + bytes);
+        log::debug!("{}: the log goes on in a segment at {position}", core.path.display());
         Ok(())
     }
 
@@ -428,7 +426,7 @@ impl Core {
             self.drop_layout(batch);
             return Err(full);
         }
-        batch.header_mut(last.0, last.1).set_chain(chain);
+        RecordHeader::mut_in(batch.record_mut(last.0, last.1)).set_chain(chain);
         let log_total = ends.log_total + batch.log_len();
         Ok(Ends { tail, chain, log_total, ..ends })
     }

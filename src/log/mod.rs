@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 
 use crate::control::Core;
 use crate::error::{Error, Result};
-use crate::format::record::{Kind, RECORD_HEADER, RecordHeader};
+use crate::format::record::{Kind, RECORD_HEADER, RecordHeader, checksum};
 
 /// A record in the map.
 #[derive(Clone, Copy, Debug)]
@@ -16,20 +16,21 @@ pub struct Record<'a> {
     pub position: u64,
     /// The header.
     pub header: &'a RecordHeader,
-    body: &'a [u8],
+    /// Header, key and value.
+    bytes: &'a [u8],
 }
 
 impl<'a> Record<'a> {
     /// The key.
     #[inline]
     pub fn key(&self) -> &'a [u8] {
-        &self.body[..self.header.key_len() as usize]
+        &self.bytes[RECORD_HEADER as usize..(RECORD_HEADER + self.header.key_len()) as usize]
     }
 
     /// The value.
     #[inline]
     pub fn value(&self) -> &'a [u8] {
-        &self.body[self.header.key_len() as usize..]
+        &self.bytes[(RECORD_HEADER + self.header.key_len()) as usize..]
     }
 
     /// Whether it is a record of this key.
@@ -45,7 +46,7 @@ impl<'a> Record<'a> {
 
     /// Whether the stored checksum is right.
     pub fn is_whole(&self) -> bool {
-        self.header.checksum(self.position, self.body) == self.header.crc()
+        checksum(self.position, self.bytes) == self.header.crc()
     }
 }
 
@@ -75,14 +76,20 @@ impl Core {
     #[inline]
     pub fn try_record(&self, position: u64) -> Option<Record<'_>> {
         let header = self.header_at(position)?;
-        let body = self.bytes(position + RECORD_HEADER, header.key_len() + header.value_len())?;
-        Some(Record { position, header, body })
+        let bytes = self.bytes(position, RECORD_HEADER + header.key_len() + header.value_len())?;
+        Some(Record { position, header, bytes })
     }
 
     /// The record that the index or another record points to.
     #[inline]
     pub fn record(&self, position: u64) -> Result<Record<'_>> {
         self.try_record(position).ok_or_else(|| self.bad_pointer(position))
+    }
+
+    /// The header of such a record, for who needs no more of it.
+    #[inline]
+    pub fn header(&self, position: u64) -> Result<&RecordHeader> {
+        self.header_at(position).ok_or_else(|| self.bad_pointer(position))
     }
 
     #[cold]

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::index::page::Slot;
 
 /// Records that are asked for ahead of their turn: about as many misses as a core has under way.
-const AHEAD: usize = 8;
+const AHEAD: usize = 12;
 
 /// All pairs of a snapshot. Made by `ReadTxn::iter`.
 pub struct Iter<'t> {
@@ -36,6 +36,7 @@ impl<'t> Iter<'t> {
         self.cursor = if width == 0 { None } else { (cursor & !(width - 1)).checked_add(width) };
         let passed = |slot: &Slot| u64::from(slot.tag.reverse_bits()) << 32 < cursor;
         let slots: Vec<Slot> = self.core.page(entry.page())?.slots().filter(|slot| !passed(slot)).collect();
+        slots.iter().take(AHEAD).for_each(|slot| self.core.prefetch_record(slot.pointer));
         self.slots = slots.into_iter();
         Ok(true)
     }
@@ -43,8 +44,8 @@ impl<'t> Iter<'t> {
     fn step(&mut self) -> Result<Option<(&'t [u8], &'t [u8])>> {
         loop {
             while let Some(slot) = self.slots.next() {
-                if let Some(ahead) = self.slots.as_slice().get(AHEAD) {
-                    self.core.map.prefetch(ahead.pointer.position());
+                if let Some(ahead) = self.slots.as_slice().get(AHEAD - 1) {
+                    self.core.prefetch_record(ahead.pointer);
                 }
                 let newest = self.core.record(slot.pointer.position())?;
                 if let Some(record) = self.core.version_at(newest, self.seq)? {

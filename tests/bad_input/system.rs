@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,6 +32,7 @@ fn child() {
         "no permission" => without_permission(&store),
         "read-only" => with_read_permission(&store),
         "limited" => fill(&store, &small(), |e| matches!(e, Error::Full { .. })),
+        "sparse" => use_sparse_copy(&store),
         other => panic!("no role {other:?}"),
     }
 }
@@ -45,11 +46,13 @@ fn open_place() -> (TempDir, PathBuf) {
     (dir, program)
 }
 
-fn run(mut command: Command, role: &str, store: &Path) {
+/// What it said.
+fn run(mut command: Command, role: &str, store: &Path) -> String {
     command.env(ROLE, role).env(STORE, store);
     let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{role}: {}\n{}", output.status, String::from_utf8_lossy(&said));
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{role}: {}\n{said}", output.status);
+    said
 }
 
 /// Runs a role as a user who owns nothing.
@@ -160,6 +163,75 @@ fn on_a_full_disk_a_store_stays_usable() {
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1, "the ballast");
 }
 
+/// Copies a file and leaves holes where it has pages of zeros.
+fn copy_sparse(from: &Path, to: &Path) {
+    let bytes = fs::read(from).unwrap();
+    let copy = fs::File::create(to).unwrap();
+    copy.set_len(bytes.len() as u64).unwrap();
+    for (n, page) in bytes.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|&byte| byte != 0)) {
+        copy.write_all_at(page, n as u64 * 4096).unwrap();
+    }
+}
+
+/// Opens a copy with holes: it is refused, or it is a store like any other.
+fn use_sparse_copy(store: &Path) {
+    let full = |e: &Error| matches!(e, Error::Full { .. });
+    let expected = all(&Db::open_read_only(store).unwrap());
+    let db = match small().open(store) {
+        Ok(db) => db,
+        Err(e) => return assert!(full(&e), "{e}"),
+    };
+    assert!(all(&db) == expected);
+    // After so many in a row records are stored through the map.
+    let mut model = expected;
+    for n in 0..200 {
+        match db.put(&key(n), &[7; 2_000]) {
+            Ok(()) => drop(model.insert(key(n), vec![7; 2_000])),
+            Err(e) => assert!(full(&e), "{e}"),
+        }
+        if n % 50 == 49 {
+            db.checkpoint().unwrap_or_else(|e| assert!(full(&e), "{e}"));
+        }
+    }
+    is_sound(&db, &model);
+    db.close().unwrap();
+    eprintln!("{USABLE}");
+}
+
+const USABLE: &str = "the sparse copy is usable";
+
+#[test]
+fn a_copy_with_holes_on_a_full_disk_is_refused_or_usable() {
+    let Some(disk) = Disk::ext4() else {
+        eprintln!("no small disk without root and mkfs.ext4");
+        return;
+    };
+    let place = fast_dir();
+    let original = place.path().join("original");
+    let db = small().open(&original).unwrap();
+    // Segments of zeros, which become holes and then are dead; an index of some pages; log to replay.
+    (0..12).for_each(|n| db.put(&key(n), &[0; 30_000]).unwrap());
+    (0..600).for_each(|n| db.put(&key(1_000 + n), b"short").unwrap());
+    db.checkpoint().unwrap();
+    (0..600).for_each(|n| db.put(&key(1_300 + n), b"other").unwrap());
+    let killed = place.path().join("killed");
+    fs::copy(&original, &killed).unwrap();
+    let (store, ballast) = (disk.path().join("store"), disk.path().join("ballast"));
+    let mut usable = 0;
+    for room in (0..).step_by(12) {
+        let ballast = fs::File::create(&ballast).unwrap();
+        copy_sparse(&killed, &store);
+        // So many pages are left.
+        let left = rustix::fs::statvfs(disk.path()).unwrap().f_bavail;
+        let Some(size) = left.checked_sub(room) else { break };
+        rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, (size * 4096).max(1)).unwrap();
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", "system::child", "--nocapture"]);
+        usable += u32::from(run(child, "sparse", &store).contains(USABLE));
+    }
+    assert!(usable > 0, "with room enough it is usable");
+}
+
 #[test]
 fn at_the_limit_of_file_sizes_a_store_stays_usable() {
     let (_place, program) = open_place();
@@ -170,15 +242,26 @@ fn at_the_limit_of_file_sizes_a_store_stays_usable() {
     run(shell, "limited", &dir.path().join("store"));
 }
 
-/// A file system of 4 MiB in memory.
+/// A small file system.
 struct Disk(TempDir);
 
 impl Disk {
+    /// 4 MiB in memory.
     fn mount() -> Option<Disk> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(dir.path());
         mount.output().is_ok_and(|output| output.status.success()).then(|| Disk(dir))
+    }
+
+    /// An ext4 of 8 MiB, whose image lies in memory. There, other than in tmpfs, reading a hole needs no space.
+    fn ext4() -> Option<Disk> {
+        let (dir, place) = (tempfile::tempdir().unwrap(), fast_dir());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "truncate -s 8M $0 && mkfs.ext4 -q -m 0 -b 4096 $0 && mount -o loop $0 $1"]);
+        shell.arg(place.path().join("image")).arg(dir.path());
+        // The mount keeps the image when its name is gone.
+        shell.output().is_ok_and(|output| output.status.success()).then(|| Disk(dir))
     }
 
     fn path(&self) -> &Path {

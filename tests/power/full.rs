@@ -33,7 +33,7 @@ fn a_full_disk_is_compacted_and_filled_again() {
     eprintln!("{} power cuts", cuts.tried);
 }
 
-/// A store to a page must not make its neighbours dirty, so each extent of index pages is prepared before its first use.
+/// A store to a page must not make its neighbours dirty: each extent of index pages is prepared before its first use.
 #[test]
 fn each_extent_of_index_pages_is_scattered() {
     let base = Base::empty();

@@ -23,7 +23,7 @@ fn scenes() -> Vec<Scene> {
     let one = |durability, name: &str, len| commit(durability, vec![put(name, len)]);
     let batch = |durability| commit(durability, vec![put("k1", 30), put("new", 900), delete("k2"), put("other", 1)]);
     let some = Base::filled(20, 100, false);
-    let page_full = Base::filled(186, 20, true);
+    let page_full = Base::filled(249, 20, true);
     let segment_full = Base::filled(12, 5_000, false);
     let log_dead = Base::emptied(14, 50_000, 7);
     let split = || commit(Eventual, (0..9).map(|n| put(&format!("split{n}"), 10)).collect());
@@ -120,6 +120,33 @@ fn die_in_calls(is_of_these: fn(&Step) -> bool, one_in: u64) {
         }
     }
     eprintln!("{deaths} deaths, {} power cuts", cuts.tried);
+}
+
+/// A sync has failed, who made it has died before it could tell, and what that left clean has left memory. The system
+/// tells whoever was there.
+#[test]
+fn what_the_dead_could_not_tell_is_told_by_the_system() {
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    let mut deaths = 0;
+    for _ in 0..4 * number("SLOTDB_ROUNDS", 1) {
+        for scene in scenes() {
+            for n in 0.. {
+                let mut run = Run::start(&scene.base, 0, rng.next());
+                run.tell_all();
+                run.play(&scene.before);
+                if !run.dies(&scene.step, Death::In(Call::Sync, n)) {
+                    break;
+                }
+                run.evict(rng.next());
+                let name = format!("{}, death in sync {n}", scene.name);
+                run.is_told(&name);
+                run.survives(&name, &mut rng);
+                deaths += 1;
+            }
+        }
+    }
+    eprintln!("{deaths} deaths");
 }
 
 #[test]

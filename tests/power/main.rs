@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use base::{Base, EXTENT, workloads};
+use base::{Base, EXTENT, contents, key, workloads};
 use common::{Rng, number};
 use judge::{Cuts, examine, judge, picks as picks_of};
 use run::{Run, Step, Writes, after, commit, options};
@@ -120,7 +120,7 @@ fn every_call_fails_once() {
                 if !run.has_failed() {
                     break;
                 }
-                run.goes_on(call, &name);
+                run.goes_on(call, &name, &mut rng);
                 run.survives(&name, &mut rng);
                 tried += 1;
             }
@@ -156,4 +156,54 @@ fn a_lost_batch_is_not_completed_by_its_successor() {
             judge(&base, image, &promise, &format!("sector {lost} lost"), &mut rng);
         }
     }
+}
+
+/// A page that the checkpoint names is not handed out before the next one, however many are asked for after it was
+/// copied.
+#[test]
+fn frozen_pages_outlive_their_copies() {
+    let seed = seed();
+    let base = Base::filled(1_500, 8, true);
+    let writes = |keys: std::ops::Range<usize>| -> Writes { keys.map(|n| (key(n), Some(b"new".into()))).collect() };
+    // All pages are copied; then so many split that halves need more than there are. Small commits ask for few pages,
+    // and so take what is free before they take a new extent.
+    let later = (0..900).map(|n| writes(1_500 + n * 3..1_503 + n * 3));
+    let commits = [writes(0..1_500)].into_iter().chain(later);
+    let steps: Vec<Step> = commits.map(|writes| Step::Commit(Durability::Eventual, writes)).collect();
+    let mut run = Run::start(&base, 60, seed);
+    run.play(&steps);
+    let mut cuts = Cuts::new(seed, 1, false);
+    cuts.every_moment("frozen pages", &mut run);
+    eprintln!("{} power cuts", cuts.tried);
+}
+
+/// Commits go on while space is given back: none of it is handed out meanwhile.
+#[test]
+fn what_is_being_punched_is_nobodys() {
+    let mut rng = Rng::new(seed());
+    let base = Base::empty();
+    let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+    let open = || disk.open(&options()).expect("a sound store");
+    let (db, other) = (open(), open());
+    let eventual = |writes: &Writes| commit(&db, Durability::Eventual, writes).expect("a commit");
+    eventual(&(0..60).map(|n| (key(n), Some(rng.bytes(50_000)))).collect());
+    db.checkpoint().expect("a checkpoint");
+    // Longer than what is left of the free extents; and many short ones, from the front on.
+    let long: Writes = vec![(b"long".to_vec(), Some(rng.bytes(1_000_000)))];
+    let short: Writes = (0..20).map(|n| (key(100 + n), Some(rng.bytes(30_000)))).collect();
+    let (told, heard) = std::sync::mpsc::channel();
+    let writes = [long, short];
+    let beside = writes.clone();
+    disk.before_punch(move || {
+        let commits = beside.iter().map(|writes| commit(&other, Durability::Immediate, writes));
+        told.send(commits.collect::<Result<Vec<_>, _>>()).expect("somebody listens");
+    });
+    eventual(&(0..60).map(|n| (key(n), None)).collect());
+    db.checkpoint().expect("a checkpoint");
+    heard.try_recv().expect("space was given back").expect("commits beside it");
+    let expected = writes.iter().fold(base.state.clone(), |state, writes| after(&state, writes));
+    assert!(contents(&db) == expected, "what was committed beside it is there");
+    assert_eq!(db.check(true).expect("a check"), []);
+    let image = disk.now().expect("memory can be read").cut_anyhow(rng.next());
+    judge(&base, image, &Promise::new(vec![expected]), "a cut after it", &mut rng);
 }

@@ -91,6 +91,8 @@ pub struct Run {
     base: Base,
     disk: SimDisk,
     db: Option<Db>,
+    /// Another process that has the store open, and does nothing.
+    bystander: Option<Db>,
     /// What the live store may hold: more than one state while a commit is in doubt.
     live: Vec<State>,
     /// A process has died or a write has failed, and none that writes has looked yet at what was left.
@@ -112,12 +114,13 @@ impl Run {
         run
     }
 
-    /// As `start`, but the n-th call of a kind fails; opening may be what makes it.
+    /// As `start`, but the n-th call of a kind fails; opening may be what makes it. Another process is there.
     pub fn failing(base: &Base, call: Call, n: u64, error: ErrorKind, noise: u64) -> Run {
         let mut run = Run::closed(base);
         run.disk.keep_one_in(16, noise);
         run.disk.fail(call, n, error);
         run.open();
+        run.accompany();
         run
     }
 
@@ -128,6 +131,7 @@ impl Run {
             base: base.clone(),
             disk,
             db: None,
+            bystander: None,
             live: vec![base.state.clone()],
             unsettled: false,
             small: false,
@@ -141,6 +145,37 @@ impl Run {
             Ok(db) => self.db = Some(db),
             Err(e) => assert!(self.disk.has_failed(), "cannot open: {e}"),
         }
+    }
+
+    /// Another process opens the store and stays.
+    fn accompany(&mut self) {
+        if self.db.is_some() {
+            self.bystander = self.disk.open(&options()).ok();
+            assert!(self.bystander.is_some() || self.disk.has_failed());
+        }
+    }
+
+    /// Some of what a failed sync has left clean leaves memory.
+    pub fn evict(&self, noise: u64) {
+        self.disk.evict(noise).expect("memory can be written");
+    }
+
+    /// Who had the store open when a sync failed is told so at his next one.
+    pub fn tell_all(&self) {
+        self.disk.tell_all();
+    }
+
+    /// The one who goes on learns of a failed sync at the latest by his own.
+    pub fn is_told(&mut self, name: &str) {
+        let Some(db) = self.db.clone() else { return };
+        let writes = vec![(b"later".to_vec(), Some(b"1".to_vec()))];
+        let before = self.promises.last().expect("there is one from the start").clone();
+        let afterwards = before.iter().map(|state| after(state, &writes));
+        self.promise(before.iter().cloned().chain(afterwards).collect());
+        let committed = commit(&db, Durability::Immediate, &writes);
+        assert!(committed.is_err(), "{name}: a commit was acknowledged");
+        let refused = db.begin_read().map(drop);
+        assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a snapshot after {committed:?}: {refused:?}");
     }
 
     /// The disk has space for so many extents.
@@ -274,6 +309,7 @@ impl Run {
     }
 
     fn reopen(&mut self) {
+        let accompanied = self.bystander.take().is_some();
         self.db = None;
         self.unsettled = false;
         self.mended = self.disk.has_failed();
@@ -281,6 +317,9 @@ impl Run {
         if self.db.is_some() {
             self.resolve();
             self.promise(self.live.clone());
+            if accompanied {
+                self.accompany();
+            }
         }
     }
 
@@ -317,15 +356,22 @@ impl Run {
         &self.base
     }
 
-    /// After a failed sync nothing more is committed; after any other failure life goes on.
-    pub fn goes_on(&mut self, call: Call, name: &str) {
+    /// After a failed sync nobody commits or begins to read; after any other failure life goes on.
+    pub fn goes_on(&mut self, call: Call, name: &str, rng: &mut Rng) {
         let Some(db) = self.db.clone() else { return };
         let writes = vec![(b"later".to_vec(), Some(b"1".to_vec()))];
+        let poisoned = call == Call::Sync && !self.mended;
+        if poisoned && rng.one_in(2) {
+            self.evict(rng.next());
+        }
         for durability in [Durability::Eventual, Durability::Immediate] {
-            if call == Call::Sync && !self.mended {
-                let refused = commit(&db, durability, &writes);
-                assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a commit after it: {refused:?}");
-                assert!(db.begin_read().is_err(), "{name}: a snapshot after it");
+            if poisoned {
+                for db in [Some(&db), self.bystander.as_ref()].into_iter().flatten() {
+                    let refused = commit(db, durability, &writes);
+                    assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a commit after it: {refused:?}");
+                    assert!(db.begin_read().is_err(), "{name}: a snapshot after it");
+                    assert!(db.checkpoint().is_err(), "{name}: a checkpoint after it");
+                }
             } else {
                 let afterwards: Vec<State> = self.live.iter().map(|state| after(state, &writes)).collect();
                 let before = self.promises.last().expect("there is one from the start").clone();
@@ -335,8 +381,10 @@ impl Run {
                 self.resolve();
             }
         }
-        if call != Call::Sync || self.mended {
+        if !poisoned {
             self.all_is_durable();
+            let seen = self.bystander.as_ref().map(contents);
+            assert!(seen.is_none_or(|seen| self.live == [seen]), "{name}: another process sees something else");
             // A write that has failed half-way leaves one slot of the header torn until the next checkpoint.
             let faults = db.check(true).expect("a check");
             let torn = faults.iter().filter(|fault| fault.what.starts_with("header slot")).count();
@@ -351,9 +399,9 @@ impl Run {
     pub fn survives(&mut self, name: &str, rng: &mut Rng) {
         let mut cuts = Cuts::new(rng.next(), 1, false);
         cuts.every_moment(name, self);
-        self.db = None;
+        (self.bystander, self.db) = (None, None);
         if rng.one_in(2) {
-            self.disk.evict(rng.next()).expect("memory can be written");
+            self.evict(rng.next());
         }
         let db = self.disk.open(&options()).unwrap_or_else(|e| panic!("{name}: opened again: {e}"));
         let found = contents(&db);

@@ -32,8 +32,16 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: "self.retire_page(entry.page(), change.seq, true);",
         after: "self.retire_page(entry.page(), change.seq, false);",
-        test: "SLOTDB_SEED=1 SLOTDB_ROUNDS=4 --test power random_cuts",
+        test: "--test power frozen_pages_outlive",
         why: "a page that the checkpoint names is reused",
+    },
+    Mutation {
+        name: "punched_while_free",
+        file: "src/growth.rs",
+        before: "                    extent.set_state(ExtentState::new(Kind::Punching));\n",
+        after: "",
+        test: "--test power what_is_being_punched",
+        why: "a commit writes to space that is just given back",
     },
     Mutation {
         name: "busy_segment_retired",
@@ -55,8 +63,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "damaged_records_are_copied",
         file: "src/engine/clean.rs",
-        before: "self.try_record(at).filter(Record::is_whole)",
-        after: "self.try_record(at).filter(|r| r.is_whole() || true)",
+        before: "in_segment && record.is_whole()",
+        after: "in_segment && (record.is_whole() || true)",
         test: "--test bad_input the_cleaner",
         why: "the cleaner gives damaged bytes a right checksum",
     },
@@ -87,8 +95,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "cut_under_a_reader",
         file: "src/engine/compact.rs",
-        before: "if readers.is_some() || ",
-        after: "if readers.is_some() && before == 0 || ",
+        before: "if readers.is_some() {",
+        after: "if readers.is_some() && core.extents() == 0 {",
         test: "--test space a_long_file_that_a_lone_reader",
         why: "a reader's map ends behind the file",
     },
@@ -131,5 +139,13 @@ pub const ALL: &[Mutation] = &[
         after: "",
         test: "--test bad_input noise",
         why: "a recovery takes over words of an earlier time",
+    },
+    Mutation {
+        name: "copies_keep_their_extents",
+        file: "src/engine/compact.rs",
+        before: "if (spare.len() as u64) < worth || ",
+        after: "if worth > 0 || ",
+        test: "--test space a_close_leaves",
+        why: "a closed store keeps the space of index pages that were copied",
     },
 ];
