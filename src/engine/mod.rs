@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod lock;
 pub mod open;
 pub mod recover;
+pub mod room;
 pub mod sync;
 pub mod takeover;
 
@@ -25,6 +26,7 @@ use crate::engine::lock::Writer;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::options::WriterLock;
+use crate::sys::atomic::AtomicU64;
 use crate::sys::fork;
 
 /// One open store in this process, shared by all its handles.
@@ -42,6 +44,8 @@ pub struct Engine {
     /// The thread that gives the writer lock back when it is idle.
     keeper: Keeper,
     settings: Settings,
+    /// Where the tail was and how much was free when room was made last because the file could not grow.
+    short_at: AtomicU64,
     /// Forks before this handle was made.
     fork_generation: u64,
     this: Weak<Engine>,
@@ -71,6 +75,7 @@ impl Engine {
             background: Mutex::default(),
             keeper: Keeper::default(),
             settings,
+            short_at: AtomicU64::new(0),
             fork_generation: fork::generation(),
             this: this.clone(),
         })

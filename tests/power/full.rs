@@ -2,9 +2,11 @@
 
 use slotdb::Durability::{Eventual, Immediate};
 
-use super::base::{Base, key};
+use slotdb::sim::{Call, SimDisk};
+
+use super::base::{Base, EXTENT, key};
 use super::judge::Cuts;
-use super::run::{Run, Step, Writes};
+use super::run::{Run, Step, Writes, commit, options};
 use super::seed;
 use crate::common::{Rng, number};
 
@@ -29,6 +31,27 @@ fn a_full_disk_is_compacted_and_filled_again() {
         cuts.every_moment(&format!("round {round}"), &mut run);
     }
     eprintln!("{} power cuts", cuts.tried);
+}
+
+/// A store to a page must not make its neighbours dirty: each extent of index pages is prepared before its first use.
+#[test]
+fn each_extent_of_index_pages_is_scattered() {
+    let base = Base::empty();
+    let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+    let mut calm = options();
+    calm.checkpoint_bytes(1 << 30);
+    let db = disk.open(&calm).expect("the store opens");
+    let pages = |extents: u64| extents * (EXTENT / 4096 - 1);
+    let before = disk.count(Call::GiveBack);
+    for n in (0usize..).step_by(100) {
+        let writes: Writes = (n..n + 100).map(|n| (format!("{n}").into_bytes(), Some(Vec::new()))).collect();
+        commit(&db, Eventual, &writes).expect("a commit");
+        if db.stats().expect("the sizes").index_pages > pages(6) {
+            break;
+        }
+    }
+    let scattered = disk.count(Call::GiveBack) - before;
+    assert!(scattered >= 5, "{scattered} extents of at least six");
 }
 
 /// Puts until the disk is full; how many.

@@ -42,6 +42,24 @@ fn what_is_deleted_goes_back() {
     ledger.is_sound();
 }
 
+/// Log at the rear, behind space that was given back, moves to the front, so that a close can cut the file.
+#[test]
+fn what_is_at_the_rear_moves_to_the_front() {
+    let mut ledger = Ledger::new(&options(), seed());
+    (0..2 * KEYS).for_each(|n| ledger.put(n, 1_000));
+    (0..KEYS).for_each(|n| ledger.delete(n));
+    ledger.close();
+    // To a new lifetime, all that is not in use is a hole.
+    ledger.open(&options());
+    assert!(ledger.db().compact(|_| true).unwrap());
+    ledger.is_sound();
+    // Half as long again as it is; what is not moved leaves it twice as long.
+    let most = ledger.live() * 3 / 2 + KEPT * EXTENT;
+    ledger.close();
+    let (len, _) = ledger.sizes();
+    assert!(len <= most, "a file of {len} bytes, at most {most}");
+}
+
 /// One who only reads has the file as it was: it is not cut under it, and nothing that it reads goes back.
 #[test]
 fn a_file_that_a_lone_reader_has_is_not_cut() {
