@@ -26,7 +26,6 @@ use crate::engine::lock::Writer;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::options::WriterLock;
-use crate::sys::atomic::AtomicU64;
 use crate::sys::fork;
 
 /// One open store in this process, shared by all its handles.
@@ -44,8 +43,9 @@ pub struct Engine {
     /// The thread that gives the writer lock back when it is idle.
     keeper: Keeper,
     settings: Settings,
-    /// Where the tail was and how much was free when room was made last because the file could not grow.
-    short_at: AtomicU64,
+    /// Which quarter of an extent the tail was in and how much was free when room was made last because the file could
+    /// not grow.
+    short_at: Mutex<(u64, u64)>,
     /// Forks before this handle was made.
     fork_generation: u64,
     this: Weak<Engine>,
@@ -75,7 +75,7 @@ impl Engine {
             background: Mutex::default(),
             keeper: Keeper::default(),
             settings,
-            short_at: AtomicU64::new(0),
+            short_at: Mutex::default(),
             fork_generation: fork::generation(),
             this: this.clone(),
         })

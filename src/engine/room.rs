@@ -30,9 +30,8 @@ impl Engine {
             return;
         }
         // Until another extent is taken, or so much more log is written, there is no more to find.
-        let part = core.ends().1.tail / (core.geometry.extent / 4);
-        let state = part << 16 | free;
-        if self.short_at.swap(state, Ordering::Relaxed) != state {
+        let state = (core.ends().1.tail / (core.geometry.extent / 4), free);
+        if std::mem::replace(&mut *self.short_at.lock(), state) != state {
             self.make_room(0);
         }
     }
