@@ -115,4 +115,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test sigbus a_page_lost_before",
         why: "a commit that nothing was written of is in doubt",
     },
+    Mutation {
+        name: "lost_table_reads_as_free",
+        file: "src/engine/checkpoint.rs",
+        before: "            core.check_map()?;\n            Ok(aside)\n",
+        after: "            Ok(aside)\n",
+        test: "--test lost a_compaction",
+        why: "extents in use are punched",
+    },
 ];
