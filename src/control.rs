@@ -453,6 +453,12 @@ impl Core {
         self.disk.sync(position, len).map_err(|e| self.io("sync", position, e))
     }
 
+    /// Makes ranges durable together.
+    pub fn sync_ranges(&self, ranges: &[(u64, u64)]) -> Result<()> {
+        fault::point();
+        self.disk.sync_all(ranges).map_err(|e| self.io("sync", ranges.first().map_or(0, |range| range.0), e))
+    }
+
     /// An error once a sync has failed anywhere, or this process has lost a page.
     #[inline]
     pub fn check_poison(&self) -> Result<()> {

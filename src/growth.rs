@@ -180,6 +180,7 @@ impl Core {
             }
         }
         aside.reverse();
+        log::debug!("{}: {} extents become holes", self.path.display(), aside.len());
         aside
     }
 

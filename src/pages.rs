@@ -41,7 +41,10 @@ impl Core {
         if self.get(Word::FreePages) >= count {
             return Ok(());
         }
-        self.sweep_pages()?;
+        if self.get(Word::RetiredPages) >= self.geometry.pages() / 8 {
+            // It may give many.
+            self.sweep_pages()?;
+        }
         while self.get(Word::FreePages) < count {
             // Not an index extent before its page map is right: a death in between leaves it out of use.
             let number = self.take_run(Kind::Fixed, 1, claim)?;
@@ -50,6 +53,7 @@ impl Core {
             }
             self.format_index_extent(number);
             self.extent(number).set_state(ExtentState::new(Kind::Index));
+            log::debug!("{}: extent {number} is for index pages", self.path.display());
         }
         Ok(())
     }
@@ -79,12 +83,38 @@ impl Core {
     }
 
     fn free_page_in(&self, number: u64, from: u64) -> Option<u64> {
-        if number >= self.extents() || self.extent(number).state().kind() != Kind::Index {
+        if number >= self.extents() || self.extent(number).state() != ExtentState::new(Kind::Index) {
             return None;
         }
-        let end = self.position_of(number + 1);
         let from = from.max(self.position_of(number) + self.geometry.map_pages() * PAGE);
-        (from..end).step_by(PAGE as usize).find(|&p| self.page_state(p) == PageState::Free)
+        self.pages_of(number).skip_while(|&p| p < from).find(|&p| self.page_state(p) == PageState::Free)
+    }
+
+    /// Positions of the pages of an index extent, without those of its page map.
+    fn pages_of(&self, number: u64) -> impl Iterator<Item = u64> + use<> {
+        let first = self.position_of(number);
+        (self.geometry.map_pages()..self.geometry.pages()).map(move |n| first + n * PAGE)
+    }
+
+    /// Index extents with their pages that are in use and not retired, in order of their positions.
+    pub fn index_extents(&self) -> Vec<(u64, u64)> {
+        let is_used = |&p: &u64| matches!(self.page_state(p), PageState::Used(_));
+        let is_index = |&n: &u64| self.extent(n).state().kind() == Kind::Index;
+        (0..self.extents()).filter(is_index).map(|n| (n, self.pages_of(n).filter(is_used).count() as u64)).collect()
+    }
+
+    /// Hands out no more pages of an index extent, so that it becomes free once those in use have moved.
+    pub fn leave_index_extent(&self, number: u64) {
+        if self.extent(number).state() == ExtentState::new(Kind::Index) {
+            let free = self.pages_of(number).filter(|&p| self.page_state(p) == PageState::Free).count();
+            self.add(Word::FreePages, -(free as i64));
+            self.extent(number).set_state(ExtentState::new(Kind::Index).leaving());
+        }
+    }
+
+    /// Whether a page is to move.
+    pub fn is_leaving(&self, position: u64) -> bool {
+        self.extent(self.extent_of(position)).state().is_leaving()
     }
 
     /// Puts a page out of use at `seq`.
@@ -95,16 +125,9 @@ impl Core {
         }
     }
 
-    /// Gives a page back that nobody has seen.
-    pub fn release_page(&self, position: u64) {
-        self.set_page_state(position, PageState::Free);
-        self.add_live(self.extent_of(position), -1);
-        self.add(Word::FreePages, 1);
-    }
-
-    /// Turns retired pages into free ones where the rule of reuse allows it; only when that may give many.
+    /// Turns retired pages into free ones where the rule of reuse allows it.
     pub fn sweep_pages(&self) -> Result<()> {
-        if self.get(Word::RetiredPages) < self.geometry.pages() / 8 {
+        if self.get(Word::RetiredPages) == 0 {
             return Ok(());
         }
         let (horizon, checkpoint) = (self.horizon()?, self.get(Word::Checkpoint));
@@ -129,8 +152,7 @@ impl Core {
     fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64, spare: u64) {
         let map_pages = self.geometry.map_pages();
         let (mut freed, mut busy) = (0, map_pages);
-        for n in map_pages..self.geometry.pages() {
-            let position = self.position_of(number) + n * PAGE;
+        for position in self.pages_of(number) {
             match self.page_state(position) {
                 PageState::Retired { seq, seen } if reusable(seq, seen, horizon, checkpoint) => {
                     self.set_page_state(position, PageState::Free);
@@ -141,8 +163,14 @@ impl Core {
             }
         }
         self.extent(number).set_live(busy);
-        self.add(Word::FreePages, freed);
         self.add(Word::RetiredPages, -freed);
+        if self.extent(number).state().is_leaving() {
+            if busy == map_pages {
+                self.free_run(number);
+            }
+            return;
+        }
+        self.add(Word::FreePages, freed);
         let own = self.geometry.pages() - map_pages;
         if busy == map_pages && self.get(Word::FreePages) >= 2 * own + spare {
             self.add(Word::FreePages, -(own as i64));

@@ -59,8 +59,8 @@ fn a_checkpoint() {
 
 #[test]
 fn a_batch_that_splits_the_only_page() {
-    // A page of depth 0 splits with its 189th key; that doubles the directory.
-    let mut scenario = scenario(&["fill k 0 186 20"], &[], "batch immediate a=1 b=2 k1=3 c=4 -k2 d=5 e=6");
+    // A page of depth 0 splits with its 253rd key; that doubles the directory.
+    let mut scenario = scenario(&["fill k 0 249 20"], &[], "batch immediate a=1 b=2 k1=3 c=4 -k2 d=5 e=6");
     scenario.raises = vec!["index_pages"];
     let stage = scenario.prepare();
     stage.play(&[Company::Nobody, Company::Reader]);
@@ -333,7 +333,7 @@ fn a_takeover() {
 
 #[test]
 fn a_takeover_of_a_split() {
-    take_over(&["fill k 0 187 20"], "batch immediate a=1 b=2 k1=3 c=4 -k2", &[20, 30, 40, 50]);
+    take_over(&["fill k 0 250 20"], "batch immediate a=1 b=2 k1=3 c=4 -k2", &[20, 30, 40, 50]);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! `cargo bench --bench space -- [WORKLOAD...] [--n KEYS]`: five workloads by default, their charts go to
 //! `docs/space-*.svg`; and `delete-most`, `delete-most-beside`, `pinned`. 1,000,000 keys; `SLOTDB_DIR` says where.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod scenes;
 
 use std::os::unix::fs::MetadataExt;
@@ -11,69 +13,7 @@ use std::time::Instant;
 
 use slotdb::{Db, Durability, Options};
 
-const KEY: usize = 16;
-const VALUE: usize = 100;
-
-/// SplitMix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// Zipfian ranks, scattered over the keys (Gray and others, "Quickly generating billion-record synthetic databases",
-/// SIGMOD 1994).
-struct Zipf {
-    n: f64,
-    theta: f64,
-    alpha: f64,
-    zeta: f64,
-    eta: f64,
-}
-
-impl Zipf {
-    fn new(n: u64, theta: f64) -> Zipf {
-        let zeta = |n: u64| (1..=n).map(|i| (i as f64).powf(-theta)).sum::<f64>();
-        let (two, all) = (zeta(2), zeta(n));
-        let n = n as f64;
-        let eta = (1.0 - (2.0 / n).powf(1.0 - theta)) / (1.0 - two / all);
-        Zipf { n, theta, alpha: 1.0 / (1.0 - theta), zeta: all, eta }
-    }
-
-    fn pick(&self, rng: &mut Rng) -> u64 {
-        let u = rng.unit();
-        let uz = u * self.zeta;
-        let rank = if uz < 1.0 {
-            0.0
-        } else if uz < 1.0 + 0.5f64.powf(self.theta) {
-            1.0
-        } else {
-            self.n * (self.eta * u - self.eta + 1.0).powf(self.alpha)
-        };
-        Rng(rank as u64).below(self.n as u64)
-    }
-}
-
-fn key(n: u64) -> [u8; KEY] {
-    let mut key = [0; KEY];
-    key[..8].copy_from_slice(&Rng(n).next().to_le_bytes());
-    key[8..].copy_from_slice(&n.to_le_bytes());
-    key
-}
+use common::{KEY, Rng, VALUE, Zipf, key};
 
 /// Bytes that this process has had written to disks, as the kernel accounts them: others on the same disk do not count.
 fn bytes_written() -> u64 {

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use slotdb::{Db, ReadTxn};
 
-use super::{Rng, VALUE, filled, key};
+use super::common::{Rng, VALUE, key};
+use super::filled;
 
 /// Gets of one measurement.
 const GETS: u64 = 1_000_000;

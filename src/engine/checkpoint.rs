@@ -111,6 +111,7 @@ impl Engine {
         core.set(Word::CheckpointRetired, image.retired);
         core.set(Word::MaxSizeStored, image.max_size);
         core.lift(Word::Checkpoint, image.blob.seq);
+        log::debug!("{}: the checkpoint of seq {} stands", core.path.display(), image.blob.seq);
         // The checkpoint stands; if the lock is not to be had, the next one frees the old blob.
         if let Ok(_writer) = self.lock_writer() {
             core.free_blobs(image.first);
@@ -176,6 +177,7 @@ impl Engine {
         let blob = Blob { generation, seq, depth, pages, extents };
         let file_len = core.position_of(core.extents());
         let retired = core.get(Word::RetiredTotal);
+        log::debug!("{}: frozen at seq {seq}: {} pages have changed", core.path.display(), changed.len());
         Ok(Some(Image { blob, first, ends, retired, epoch, file_len, max_size: core.get(Word::MaxSize), changed }))
     }
 
@@ -187,6 +189,7 @@ impl Engine {
             return Ok(());
         }
         if due >= 2 {
+            log::debug!("{}: a commit waits for a checkpoint", self.core.path.display());
             // One that was under way may have done.
             let still_due = || if self.limits_passed() >= 2 { self.checkpoint_locked(false) } else { Ok(false) };
             return self.as_checkpointer(still_due).map(|_| ());
@@ -331,13 +334,14 @@ impl Core {
         let again = self.get(Word::PagesActive) != 0;
         self.set(Word::PagesActive, 1);
         // What lies between them belongs to the next checkpoint, which would write it again.
-        for run in positions.chunk_by(|&a, &b| a + PAGE == b) {
-            let (first, len) = (run[0], run.len() as u64 * PAGE);
+        let runs = positions.chunk_by(|&a, &b| a + PAGE == b).map(|run| (run[0], run.len() as u64 * PAGE));
+        let runs: Vec<(u64, u64)> = runs.collect();
+        for &(first, len) in &runs {
             if again {
                 self.rewrite(first, len)?;
             }
-            self.sync_range(first, len).map_err(|e| self.poison(e))?;
         }
+        self.sync_ranges(&runs).map_err(|e| self.poison(e))?;
         self.set(Word::PagesActive, 0);
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::format::extent::Kind as Use;
 use crate::format::hash_key;
 use crate::format::record::{Kind, RECORD_HEADER, SEGMENT_HEADER};
-use crate::log::Record;
+use crate::index::GROUP;
 use crate::log::append::Batch;
 
 /// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 80 % live.
@@ -152,30 +152,53 @@ impl Core {
         Some((self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
     }
 
-    /// Adds the live ones of a segment's records to the batch. A record that is not whole is not copied, which would
-    /// give it a right checksum, and its length leads nowhere.
+    /// Adds the live ones of a segment's records to the batch: those that begin in the next `budget` bytes, and one at
+    /// least. The index is asked about a group of records at a time, so that its misses overlap.
     fn walk(&self, batch: &mut Batch, from: u64, end: u64, budget: u64) -> Result<Walked> {
-        let mut at = from;
-        while at + RECORD_HEADER <= end {
-            if at > from && at - from >= budget {
-                return Ok(Walked::To(at));
+        let stop = from + budget.max(1);
+        let mut group = [(0, 0); GROUP];
+        let mut walked = Walked::To(from);
+        while let Walked::To(at) = walked
+            && at < stop
+        {
+            let count;
+            (count, walked) = self.walk_group(&mut group, at, end.min(stop), end);
+            for &(position, hash) in &group[..count] {
+                let record = self.record(position)?;
+                if let Some(kind) = record.header.kind()
+                    && self.is_newest(hash, position)?
+                    && batch.find(hash, record.key()).is_none()
+                {
+                    batch.push_moved(kind, hash, record.key(), record.value(), position);
+                }
             }
-            let Some(record) = self.try_record(at).filter(Record::is_whole) else { return Ok(Walked::ToDamage(at)) };
-            let header = record.header;
-            match header.kind() {
+        }
+        Ok(walked)
+    }
+
+    /// Positions and hashes of the next puts and deletes of a segment. A record that is not whole is not copied, which
+    /// would give it a right checksum, and its length leads nowhere.
+    fn walk_group(&self, group: &mut [(u64, u64); GROUP], from: u64, stop: u64, end: u64) -> (usize, Walked) {
+        let (mut at, mut count) = (from, 0);
+        while count < GROUP && at < stop {
+            let in_segment = at + RECORD_HEADER <= end;
+            let Some(record) = self.try_record(at).filter(|record| in_segment && record.is_whole()) else {
+                return (count, Walked::ToDamage(at));
+            };
+            match record.header.kind() {
                 // Each segment but the one at the tail ends with a link.
-                Some(Kind::Link) => return Ok(Walked::ToTheEnd),
-                Some(kind @ (Kind::Put | Kind::Delete)) => {
+                Some(Kind::Link) => return (count, Walked::ToTheEnd),
+                Some(Kind::Put | Kind::Delete) => {
                     let hash = hash_key(record.key(), self.geometry.seed);
-                    if self.is_newest(hash, at)? && batch.find(hash, record.key()).is_none() {
-                        batch.push_moved(kind, hash, record.key(), record.value(), at);
-                    }
+                    self.prefetch_line(hash);
+                    group[count] = (at, hash);
+                    count += 1;
                 }
                 Some(Kind::Session | Kind::Commit) => {}
-                None => return Ok(Walked::ToDamage(at)),
+                None => return (count, Walked::ToDamage(at)),
             }
-            at += header.len();
+            at += record.header.len();
         }
-        Ok(Walked::ToDamage(at))
+        (count, if at < end { Walked::To(at) } else { Walked::ToDamage(at) })
     }
 }

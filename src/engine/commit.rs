@@ -32,11 +32,15 @@ impl Engine {
     /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops
     /// the batch.
     pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
-        self.core.check_poison()?;
-        self.core.look_up(batch).map_err(|e| self.core.cause(e))?;
-        let (applied, ends) = self.core.ends();
+        let core = &self.core;
+        core.check_poison()?;
+        let (applied, ends) = core.ends();
+        // What the batch replaces is on its way from memory while the cleaner works.
+        core.prefetch_group(batch, 0);
+        let cleaning = self.clean_into(batch, ends).map_err(|e| core.cause(e))?;
+        core.look_up(batch).map_err(|e| core.cause(e))?;
         let salt = self.salt_after(applied)?;
-        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt).map_err(|e| self.core.cause(e))?;
+        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt, cleaning).map_err(|e| core.cause(e))?;
         self.commit_reserved(batch, applied + 1, after, cleaning, durability)
     }
 
@@ -92,15 +96,15 @@ impl Engine {
         first.then(|| host::random().map_err(|e| self.core.io("random", None, e))).transpose()
     }
 
-    /// Reserves and lays out a batch, together with records that the cleaner moves if there is room for them too.
+    /// Reserves and lays out a batch; without the records that the cleaner moves if there is no room for them too.
     fn reserve(
         &self,
         batch: &mut Batch,
         seq: u64,
         ends: Ends,
         salt: Option<[u8; 16]>,
+        cleaning: Option<Cleaning>,
     ) -> Result<(Ends, Option<Cleaning>)> {
-        let cleaning = self.clean_into(batch, ends)?;
         match self.reserve_as_is(batch, seq, ends, salt) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if cleaning.is_some() => {
                 batch.drop_moved();
@@ -137,14 +141,20 @@ impl Engine {
 }
 
 impl Core {
-    /// Finds what the puts of a batch replace, so many at a time that their misses overlap.
+    /// Asks for what the search for a group of the batch's writes is going to read.
+    fn prefetch_group(&self, batch: &Batch, first: usize) {
+        let places = first..batch.places().min(first + GROUP);
+        self.prefetch_many(places.filter_map(|place| Some(batch.open_at(place)?.hash)));
+    }
+
+    /// Finds what the puts of a batch replace, so many at a time that their misses overlap; the first group was asked
+    /// for before.
     fn look_up(&self, batch: &mut Batch) -> Result<()> {
         for first in (0..batch.places()).step_by(GROUP) {
-            let places = first..batch.places().min(first + GROUP);
-            if places.len() > 1 {
-                self.prefetch_many(places.clone().filter_map(|place| Some(batch.open_at(place)?.hash)));
+            if first > 0 {
+                self.prefetch_group(batch, first);
             }
-            for place in places {
+            for place in first..batch.places().min(first + GROUP) {
                 let Some(entry) = batch.open_at(place) else { continue };
                 let prev = self.find(entry.hash, batch.key(entry))?.map_or(0, |record| record.position);
                 batch.set_prev(place, prev);

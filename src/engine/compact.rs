@@ -50,9 +50,9 @@ impl Engine {
         let mut full = None;
         for _ in 0..PASSES {
             let goal = core.goal();
-            let thrift = Thrift { fill: DENSE, cutoff: core.position_of(goal), tombstones: true };
+            let behind = core.index_extents().into_iter().map(|(n, _)| n).filter(|&n| n >= goal).collect::<Vec<_>>();
             self.leave_tail(goal)?;
-            let index = self.shrink_index(thrift);
+            let index = self.shrink_index(Thrift { fill: DENSE, tombstones: true }, &behind);
             let cleaned = self.clean_all(goal, go_on);
             let passed = index.and(cleaned);
             if passed.is_err() {
@@ -127,8 +127,8 @@ impl Engine {
         self.commit_moved(batch, None).map(|_| ())
     }
 
-    /// Merges and moves index pages, a few under the writer lock at a time.
-    fn shrink_index(&self, thrift: Thrift) -> Result<()> {
+    /// Merges index pages and moves those of the extents that are to be left, a few under the writer lock at a time.
+    fn shrink_index(&self, thrift: Thrift, leave: &[u64]) -> Result<()> {
         let core = &self.core;
         let pages = core.pages_in_use();
         let extents = pages / (core.geometry.pages() - core.geometry.map_pages()) + 1;
@@ -137,10 +137,11 @@ impl Engine {
             let _writer = self.lock_writer()?;
             // What gives way is free only after a commit and a checkpoint, and until then deletes need pages too.
             core.ensure_free(Kind::Index, extents, Claim::Put)?;
-            if thrift.cutoff != u64::MAX {
+            if !leave.is_empty() {
+                leave.iter().for_each(|&n| core.leave_index_extent(n));
                 // Those in front first.
                 core.set(Word::PageHint, 0);
-                core.prefer_front(core.extent_of(thrift.cutoff));
+                core.prefer_front(u64::MAX);
             }
             core.ensure_pages(STEP, Claim::Put)?;
             let (applied, ends) = core.ends();
@@ -167,21 +168,52 @@ impl Engine {
         let core = &self.core;
         let pages = core.pages_in_use();
         let slots = pages * (LINES * SLOTS) as u64;
-        let cutoff = core.index_cutoff(pages);
+        let needed = core.index_extents_for(pages + pages / 4) + 1;
+        let spare = core.emptiest_index_extents(needed);
+        // They are a third full at least when all pages were copied since the last checkpoint and since the freeze of
+        // the next.
+        let leave = if spare.len() as u64 > 2 * needed { spare } else { Vec::new() };
         let is_sparse = pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys;
-        if is_sparse || cutoff != u64::MAX {
-            self.shrink_index(Thrift { fill: PACED, cutoff, tombstones: is_sparse })?;
+        if is_sparse || !leave.is_empty() {
+            let leave = leave.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+            self.shrink_index(Thrift { fill: PACED, tombstones: is_sparse }, &leave)?;
         }
         Ok(())
     }
 
-    /// Makes a checkpoint that does without what lies behind the last extent in use, if that is worth it: the length
-    /// that the file may be cut to. The caller is alone on the store and about to leave it.
+    /// Moves the pages of nearly empty index extents, as copies leave many of them behind, if that makes many free.
+    fn leave_index_extents(&self, worth: u64) -> Result<()> {
+        let core = &self.core;
+        let pages = core.pages_in_use();
+        let spare = core.emptiest_index_extents(core.index_extents_for(pages));
+        let to_move: u64 = spare.iter().map(|&(_, used)| used).sum();
+        if (spare.len() as u64) < worth || to_move > pages / 4 {
+            return Ok(());
+        }
+        let leave = spare.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+        self.shrink_index(Thrift { fill: 0, tombstones: false }, &leave)?;
+        self.commit_nothing(None)?;
+        self.checkpoint()
+    }
+
+    /// Gives back the space that a store does without while nobody uses it, as far as that is worth it, and makes a
+    /// checkpoint that does without what lies behind the last extent in use: the length that the file may be cut to.
+    /// The caller is alone on the store and about to leave it.
     pub fn cut(&self) -> Result<Option<u64>> {
         let core = &self.core;
         let readers = core.locks.conflict(bytes::READ_ONLY, 1).map_err(|e| core.io("lock query", None, e))?;
+        if readers.is_some() {
+            return Ok(None);
+        }
+        let worth = (core.extents() / 32).max(2);
+        if let Err(e) = self.leave_index_extents(worth) {
+            log::warn!("{}: the index stays as large as it is: {e}", core.path.display());
+        }
+        if core.get(Word::Free) >= core.standing_reserve() + worth {
+            self.give_back_all()?;
+        }
         let (before, end) = (core.extents(), core.end_in_use());
-        if readers.is_some() || before - end < (before / 16).max(4) {
+        if before - end < 2 * worth {
             return Ok(None);
         }
         // The log that a flush still goes through may lie behind the end, retired.
@@ -223,14 +255,16 @@ impl Core {
         (0..end.min(self.extents())).any(is_free)
     }
 
-    /// Where index pages should end: none if their extents are at least a third full, as they are when all pages were
-    /// copied since the last checkpoint and since the freeze of the next.
-    fn index_cutoff(&self, pages: u64) -> u64 {
-        let index: Vec<u64> = (0..self.extents()).filter(|&n| self.extent(n).state().kind() == Kind::Index).collect();
-        let own = self.geometry.pages() - self.geometry.map_pages();
-        let needed = 2 + (pages + pages / 4) / own;
-        let end = index.get(needed as usize).copied();
-        end.filter(|_| index.len() as u64 > 3 * needed).map_or(u64::MAX, |n| self.position_of(n))
+    /// Index extents that so many pages fill.
+    fn index_extents_for(&self, pages: u64) -> u64 {
+        pages.div_ceil(self.geometry.pages() - self.geometry.map_pages())
+    }
+
+    /// All index extents but the fullest `but`, with their pages in use.
+    fn emptiest_index_extents(&self, but: u64) -> Vec<(u64, u64)> {
+        let mut extents = self.index_extents();
+        extents.sort_by_key(|&(_, used)| std::cmp::Reverse(used));
+        extents.split_off(extents.len().min(but as usize))
     }
 
     /// Extents of a file that is as short as it can be.

@@ -142,11 +142,8 @@ impl Core {
                 _ => runs.push((position, len)),
             }
         }
-        for &(position, len) in &runs {
-            self.rewrite(position, len)?;
-            self.sync_range(position, len)?;
-        }
-        Ok(())
+        runs.iter().try_for_each(|&(position, len)| self.rewrite(position, len))?;
+        self.sync_ranges(&runs)
     }
 
     fn plan(&self, header: &Header, found: &Found, readers: bool) -> Result<Plan> {

@@ -68,12 +68,13 @@ impl Core {
         let again = self.get(Word::SyncActive) != 0;
         self.set(Word::SyncActive, self.me().max(1));
         let (seq, ends) = self.ends();
-        for (position, len) in self.log_between(self.get(Word::Cursor), ends.tail).map_err(|e| self.cause(e))? {
+        let pieces = self.log_between(self.get(Word::Cursor), ends.tail).map_err(|e| self.cause(e))?;
+        for &(position, len) in &pieces {
             if again {
                 self.rewrite(position, len)?;
             }
-            self.sync_range(position, len).map_err(|e| self.poison(e))?;
         }
+        self.sync_ranges(&pieces).map_err(|e| self.poison(e))?;
         // A sync of a page that was lost says that all is well.
         self.proven(Ok(()))?;
         self.set(Word::Cursor, ends.tail);

@@ -27,13 +27,14 @@ pub enum Kind {
     Punching,
 }
 
-/// The state word of an extent: kind in 4 bits, two flags, and 52 bits of seq (retired) or of distance to the head
+/// The state word of an extent: kind in 4 bits, three flags, and 52 bits of seq (retired) or of distance to the head
 /// (inner).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtentState(u64);
 
 const UNSEEN: u64 = 1 << 4;
 const HOLLOW: u64 = 1 << 5;
+const LEAVING: u64 = 1 << 6;
 
 impl ExtentState {
     /// The first extent of a run in use, or a free one.
@@ -49,6 +50,11 @@ impl ExtentState {
     /// The same; it may have no space and is to become a hole.
     pub fn hollow(self) -> ExtentState {
         ExtentState(self.0 | HOLLOW)
+    }
+
+    /// The same; its index pages move elsewhere, and no others come.
+    pub fn leaving(self) -> ExtentState {
+        ExtentState(self.0 | LEAVING)
     }
 
     /// The `distance`-th extent of a run, counted from its head.
@@ -92,6 +98,11 @@ impl ExtentState {
     /// Whether it may have no space.
     pub fn is_hollow(self) -> bool {
         self.0 & HOLLOW != 0
+    }
+
+    /// Whether no more index pages are to be handed out here.
+    pub fn is_leaving(self) -> bool {
+        self.0 & LEAVING != 0
     }
 
     /// Whether a checkpoint may name it.
@@ -155,6 +166,8 @@ mod tests {
         let r = ExtentState::retired(1 << 51, false);
         assert_eq!((r.kind(), r.number(), r.is_seen()), (Kind::Retired, 1 << 51, false));
         assert!(!r.is_hollow() && r.hollow().is_hollow() && r.hollow().number() == 1 << 51);
+        let x = ExtentState::new(Index);
+        assert!(!x.is_leaving() && x.leaving().is_leaving() && x.leaving().kind() == Index);
         let i = ExtentState::inner(1500);
         assert_eq!((i.kind(), i.number()), (Kind::Inner, 1500));
         for state in [

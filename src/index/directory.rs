@@ -117,6 +117,7 @@ impl Core {
         }
         self.check_map()?;
         self.set(Word::Root, Root::new(root.position(), root.depth() + 1).raw());
+        log::debug!("{}: directory doubled to {} entries", self.path.display(), 2 * entries);
         Ok(())
     }
 
@@ -156,6 +157,7 @@ impl Core {
         self.set(Word::DirectoryRoom, room);
         // Readers may walk the old one; no checkpoint names it.
         self.retire_run(self.extent_of(old.position()), self.get(Word::Applied) + 1, false);
+        log::debug!("{}: directory moved to where {room} entries have room", self.path.display());
         Ok(())
     }
 

@@ -89,6 +89,14 @@ impl Core {
         }
     }
 
+    /// Asks for the line of the index that a search begins with.
+    #[inline]
+    pub fn prefetch_line(&self, hash: u64) {
+        if let Ok(entry) = self.entry(hash) {
+            self.map.prefetch_words(Page::line_position(entry.page(), hash));
+        }
+    }
+
     /// Asks for the first two lines of a record: header, key, and where the value begins.
     #[inline]
     pub fn prefetch_record(&self, pointer: SlotWord) {

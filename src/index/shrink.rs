@@ -1,5 +1,5 @@
-//! The index shrinks: two sibling pages that fit in one become one, pages leave the end of the file, and a directory
-//! without deep pages is halved (the reverse of a split: Fagin and others, ACM TODS 4(3), 1979).
+//! The index shrinks: two sibling pages that fit in one become one, pages leave extents that are to be free, and a
+//! directory without deep pages is halved (the reverse of a split: Fagin and others, ACM TODS 4(3), 1979).
 //!
 //! Pages that give way keep their slots until they are reused, as after a split, so readers never notice. Whoever
 //! still has the longer directory in hand finds in its upper half what was right when it was halved.
@@ -17,8 +17,6 @@ use crate::space::Claim;
 pub struct Thrift {
     /// Two siblings become one page that is at most so full, in percent of where it would split.
     pub fill: usize,
-    /// Pages from this position on move to the front.
-    pub cutoff: u64,
     /// Pages with tombstones that nobody needs are written anew.
     pub tombstones: bool,
 }
@@ -27,7 +25,8 @@ pub struct Thrift {
 pub const STEP: u64 = 16;
 
 impl Core {
-    /// Looks at the page at `cursor`, a suffix read backwards as in a scan. Returns where to go on, if not at the end.
+    /// Looks at the page at `cursor`, a suffix read backwards as in a scan: it may become one with its sibling, and
+    /// moves if its extent is being left. Returns where to go on, if not at the end.
     /// The caller has `STEP` free pages and has announced that it is writing.
     pub fn shrink_at(&self, cursor: u64, thrift: Thrift, change: Change<'_>) -> Result<Option<u64>> {
         let entry = self.entry(cursor.reverse_bits())?;
@@ -41,10 +40,8 @@ impl Core {
             return Ok(Some(lower.reverse_bits()));
         }
         let (slots, dropped) = self.needed_slots(&[entry])?;
-        if entry.page() >= thrift.cutoff || thrift.tombstones && !dropped.is_empty() {
-            // To an extent in front of its own: there may be no room in front of the cutoff.
-            let own = self.position_of(self.extent_of(entry.page()));
-            self.replace(&[entry], bits, depth, (&slots, &dropped), own, change)?;
+        if self.is_leaving(entry.page()) || thrift.tombstones && !dropped.is_empty() {
+            self.replace(&[entry], bits, depth, (&slots, &dropped), change)?;
         }
         Ok(next)
     }
@@ -67,7 +64,7 @@ impl Core {
         if slots.len() > limit {
             return Ok(None);
         }
-        self.replace(&[lower, upper], bits, depth, (&slots, &dropped), u64::MAX, change)?;
+        self.replace(&[lower, upper], bits, depth, (&slots, &dropped), change)?;
         Ok(Some(bits))
     }
 
@@ -84,22 +81,16 @@ impl Core {
         Ok((needed, dropped))
     }
 
-    /// Puts one new page in the place of these, unless nothing is gained: none is left out, and it would not lie in
-    /// front of `before`.
+    /// Puts one new page in the place of these.
     fn replace(
         &self,
         old: &[DirEntry],
         bits: u64,
         depth: u32,
         (needed, dropped): (&[Slot], &[Slot]),
-        before: u64,
         change: Change<'_>,
     ) -> Result<()> {
         let position = self.take_page(Claim::Reserve)?;
-        if position >= before && dropped.is_empty() {
-            self.release_page(position);
-            return Ok(());
-        }
         let new = self.page(position)?;
         new.clear(bits, depth);
         for slot in needed {

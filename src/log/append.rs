@@ -349,6 +349,7 @@ impl Layout<'_> {
         self.batch.extra.extend_from_slice(header.as_bytes());
         self.batch.piece(position, true, start, SEGMENT_HEADER as usize);
         (self.position, self.segment, self.end) = (position + SEGMENT_HEADER, position, position + bytes);
+        log::debug!("{}: the log goes on in a segment at {position}", core.path.display());
         Ok(())
     }
 

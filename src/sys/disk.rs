@@ -24,6 +24,11 @@ pub trait Disk: Send + Sync {
     /// After an error nobody knows what is on the disk, and a second call would not tell.
     fn sync(&self, pos: u64, len: u64) -> io::Result<()>;
 
+    /// Makes ranges durable, each a position and a length, as `sync` of each would.
+    fn sync_all(&self, ranges: &[(u64, u64)]) -> io::Result<()> {
+        ranges.iter().try_for_each(|&(pos, len)| self.sync(pos, len))
+    }
+
     /// Makes the file at least `pos + len` bytes long and reserves space for the range.
     ///
     /// An error leaves the length as it was. The caller is the only one that changes it.
@@ -81,6 +86,18 @@ impl Disk for FileDisk {
             self.map.set_len(self.len()?)?;
         }
         self.map.sync(pos, len)
+    }
+
+    fn sync_all(&self, ranges: &[(u64, u64)]) -> io::Result<()> {
+        let Some((&(pos, len), others)) = ranges.split_last() else { return Ok(()) };
+        // All are begun before the first is waited for. What the file system has to note, and the cache of the disk,
+        // are left to the sync of the last range, which covers all writes to the file that have come to an end.
+        for &(pos, len) in others {
+            self.map.forget(pos, end(pos, len)?);
+            file::write_back(&self.file, pos, len, false)?;
+        }
+        others.iter().try_for_each(|&(pos, len)| file::write_back(&self.file, pos, len, true))?;
+        self.sync(pos, len)
     }
 
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -186,6 +203,8 @@ mod tests {
         assert_eq!(disk.map().bytes(before + 10, 6), Some(&b"record"[..]), "seen without a sync");
         disk.sync(before, 100)?;
         disk.sync(0, 0)?;
+        disk.sync_all(&[(before, 3 * EXTENT), (10, 1), (before + EXTENT + 1, 7)])?;
+        disk.sync_all(&[])?;
         assert!(disk.allocate(u64::MAX, 2).is_err());
         assert_eq!(disk.len()?, before + 4 * EXTENT);
         disk.punch(before, EXTENT)?;
@@ -254,6 +273,9 @@ mod tests {
         other.sync(99 * EXTENT, 3)?;
         assert_eq!(other.map().bytes(99 * EXTENT, 3), Some(&b"far"[..]));
         assert!(other.sync(200 * EXTENT, 3).is_err());
+        other.sync_all(&[(98 * EXTENT, EXTENT), (0, 3), (99 * EXTENT, 3)])?;
+        assert!(other.sync_all(&[(u64::MAX, 2), (0, 1)]).is_err());
+        assert!(other.sync_all(&[(0, 1), (200 * EXTENT, 3)]).is_err());
         Ok(())
     }
 

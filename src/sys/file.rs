@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use nix::libc;
 use rustix::fs::{Advice, FallocateFlags, IFlags};
 use rustix::io::Errno;
 
@@ -89,6 +91,24 @@ pub fn scatter(file: &File, pos: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Hands the changed pages of a range to the disk, and waits until it has them if asked to. They are not durable before
+/// a sync of some range of the same file.
+pub fn write_back(file: &File, pos: u64, len: u64, wait: bool) -> io::Result<()> {
+    let begin = libc::SYNC_FILE_RANGE_WRITE;
+    // With all three the kernel leaves no page out.
+    let whole = libc::SYNC_FILE_RANGE_WAIT_BEFORE | begin | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let (start, len) = (i64::try_from(pos).map_err(|_| Errno::INVAL)?, i64::try_from(len).map_err(|_| Errno::INVAL)?);
+    let flags = if wait { whole } else { begin };
+    loop {
+        // SAFETY: takes no memory of ours.
+        let code = unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, flags) };
+        let error = io::Error::last_os_error();
+        if code == 0 || error.kind() != io::ErrorKind::Interrupted {
+            return if code == 0 { Ok(()) } else { Err(error) };
+        }
+    }
+}
+
 /// What tells one file from another, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
@@ -160,7 +180,6 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 mod tests {
     use super::super::fork::in_child;
     use super::*;
-    use nix::libc;
 
     #[test]
     fn allocate_extends_and_reserves() -> io::Result<()> {

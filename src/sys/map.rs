@@ -333,9 +333,7 @@ impl Map {
         let reserved = self.reserved.load(Ordering::Acquire);
         let end = pos.checked_add(len).filter(|&end| end <= reserved).ok_or(Errno::INVAL)?;
         let start = pos - pos % rustix::param::page_size() as u64;
-        if end - start >= MANY {
-            self.forget(start, end);
-        }
+        self.forget(start, end);
         // Acquire: pairs with the Release in `cover`.
         let at = self.read.load(Ordering::Acquire).wrapping_add(start as usize);
         // Not MmapRaw::flush_range: it would need the lock, and growth would wait for the disk.
@@ -344,11 +342,13 @@ impl Map {
         Ok(())
     }
 
-    /// Takes pages out of the writable view; the next access brings each back as it stands in the file. To write a page
-    /// that was stored to, the kernel takes the right to store from it and interrupts all processors that may know it
-    /// still, page by page; this does so once for all.
-    fn forget(&self, start: u64, end: u64) {
-        if self.file.is_none() || !self.writable || start < self.cells_from {
+    /// Takes pages out of the writable view, if they are many; the next access brings each back as it stands in the
+    /// file. To write a page that was stored to, the kernel takes the right to store from it and interrupts all
+    /// processors that may know it still, page by page; this does so once for all.
+    pub fn forget(&self, start: u64, end: u64) {
+        let start = start - start % rustix::param::page_size() as u64;
+        let are_many = end - start >= MANY && start >= self.cells_from && self.has(start, end - start);
+        if self.file.is_none() || !self.writable || !are_many {
             return;
         }
         // Acquire: pairs with the Release in `cover`.

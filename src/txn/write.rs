@@ -44,6 +44,10 @@ impl<'db> WriteTxn<'db> {
         self.engine.check_fork()?;
         self.engine.core.check_lengths(key, value)?;
         let hash = self.hash(key);
+        if self.writer.batch().is_empty() {
+            // Of more than one write the misses are going to overlap with each other.
+            self.engine.core.prefetch_line(hash);
+        }
         self.writer.batch_mut().push(Kind::Put, hash, key, value, None);
         Ok(())
     }

@@ -126,7 +126,7 @@ fn plans() -> Vec<(&'static str, Base, Vec<Step>)> {
     let one = |name: &str, len| commit(vec![put(name, len)]);
     let batch = || commit(vec![put("k1", 30), put("new", 900), delete("k2"), put("other", 1)]);
     let some = Base::filled(20, 100, false);
-    let page_full = Base::filled(186, 20, true);
+    let page_full = Base::filled(249, 20, true);
     let segment_full = Base::filled(12, 5_000, false);
     let index_sparse = Base::emptied(900, 8, 30);
     let log_dead = Base::emptied(14, 50_000, 7);

@@ -23,7 +23,7 @@ fn scenes() -> Vec<Scene> {
     let one = |durability, name: &str, len| commit(durability, vec![put(name, len)]);
     let batch = |durability| commit(durability, vec![put("k1", 30), put("new", 900), delete("k2"), put("other", 1)]);
     let some = Base::filled(20, 100, false);
-    let page_full = Base::filled(186, 20, true);
+    let page_full = Base::filled(249, 20, true);
     let segment_full = Base::filled(12, 5_000, false);
     let log_dead = Base::emptied(14, 50_000, 7);
     let split = || commit(Eventual, (0..9).map(|n| put(&format!("split{n}"), 10)).collect());

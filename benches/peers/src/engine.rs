@@ -98,7 +98,10 @@ pub trait Store: Sync {
     /// Makes everything so far as durable as the engine can.
     fn sync(&self) -> Result<()>;
 
-    fn close(self: Box<Self>) -> Result<()>;
+    /// As a program that ends in order; the rest is done by dropping it.
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a thread does with a store.
@@ -115,7 +118,9 @@ pub trait Session {
     fn get(&mut self, key: &Key) -> Result<Option<Head>>;
 
     /// A commit of one record.
-    fn put(&mut self, key: &Key, version: u64) -> Result<()>;
+    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
+        self.put_batch(std::slice::from_ref(key), version)
+    }
 
     /// A commit of many records, or as near to it as the engine comes.
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()>;

@@ -224,7 +224,7 @@ pub fn sum(times: Vec<Timed>) -> Result<Timed> {
 /// Touches the store, so that caches are filled and pages mapped: all records, or a million, for two seconds at most.
 pub fn warm(session: &mut dyn Session, n: u64) -> Result<()> {
     let start = Instant::now();
-    let mut rng = Rng::new(7);
+    let mut rng = Rng(7);
     let mut keys = Vec::with_capacity(4096);
     for _ in 0..n.min(1_000_000).div_ceil(4096) {
         keys.clear();

@@ -266,7 +266,7 @@ impl<'a> Runner<'a> {
             self.load_anew(engine)?;
         }
         let store = self.open(engine, Mode::Eventual)?;
-        let (start, mut rng) = (Instant::now(), Rng::new(3));
+        let (start, mut rng) = (Instant::now(), Rng(3));
         {
             let mut session = store.session()?;
             let mut keys = Vec::with_capacity(engine.overwrite_batch);

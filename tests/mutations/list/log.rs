@@ -86,7 +86,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "replaced_record_not_looked_for",
         file: "src/engine/commit.rs",
-        before: "        self.core.look_up(batch).map_err(|e| self.core.cause(e))?;\n",
+        before: "        core.look_up(batch).map_err(|e| core.cause(e))?;\n",
         after: "",
         test: "--test model few_keys",
         why: "a snapshot finds no older version, and keys are counted twice",
@@ -94,8 +94,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "cleaner_takes_all_for_dead",
         file: "src/engine/clean.rs",
-        before: "if self.is_newest(hash, at)? &&",
-        after: "if false &&",
+        before: "&& self.is_newest(hash, position)?",
+        after: "&& false",
         test: "--test model few_keys",
         why: "live records go with their segment",
     },

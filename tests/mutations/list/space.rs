@@ -63,8 +63,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "damaged_records_are_copied",
         file: "src/engine/clean.rs",
-        before: "self.try_record(at).filter(Record::is_whole)",
-        after: "self.try_record(at).filter(|r| r.is_whole() || true)",
+        before: "in_segment && record.is_whole()",
+        after: "in_segment && (record.is_whole() || true)",
         test: "--test bad_input the_cleaner",
         why: "the cleaner gives damaged bytes a right checksum",
     },
@@ -95,8 +95,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "cut_under_a_reader",
         file: "src/engine/compact.rs",
-        before: "if readers.is_some() || ",
-        after: "if readers.is_some() && before == 0 || ",
+        before: "if readers.is_some() {",
+        after: "if readers.is_some() && core.extents() == 0 {",
         test: "--test space a_long_file_that_a_lone_reader",
         why: "a reader's map ends behind the file",
     },

@@ -97,10 +97,6 @@ impl Gnu {
             code => Err(format!("gdbm_store: {code}").into()),
         }
     }
-
-    fn commit(&self) -> Result<()> {
-        if self.sync { self.sync() } else { Ok(()) }
-    }
 }
 
 impl Drop for Gnu {
@@ -122,10 +118,6 @@ impl Store for Gnu {
             code => Err(format!("gdbm_sync: {code}").into()),
         }
     }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        Ok(())
-    }
 }
 
 struct Thread<'a>(&'a Gnu);
@@ -143,14 +135,9 @@ impl Session for Thread<'_> {
         Ok(self.0.fetch(datum(key), Head::of))
     }
 
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        self.0.store(key, version)?;
-        self.0.commit()
-    }
-
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {
         keys.iter().try_for_each(|key| self.0.store(key, version))?;
-        self.0.commit()
+        if self.0.sync { self.0.sync() } else { Ok(()) }
     }
 
     fn scan(&mut self) -> Result<Seen> {

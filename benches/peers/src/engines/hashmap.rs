@@ -76,10 +76,6 @@ where
     fn sync(&self) -> Result<()> {
         Ok(())
     }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        Ok(())
-    }
 }
 
 struct Thread<K: 'static, V: 'static>(&'static Map<K, V>);
@@ -103,10 +99,6 @@ where
     fn get(&mut self, key: &Key) -> Result<Option<Head>> {
         let map = self.0.read().map_err(|_| poisoned())?;
         Ok(map.get(key.as_slice()).map(|value| Head::of(value.as_ref())))
-    }
-
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        self.put_batch(&[*key], version)
     }
 
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {

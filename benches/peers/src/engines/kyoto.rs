@@ -138,10 +138,6 @@ impl Session for Thread<'_> {
         Ok(self.0.read(key))
     }
 
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        self.put_batch(&[*key], version)
-    }
-
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {
         let store = || keys.iter().try_for_each(|key| self.0.store(key, version));
         if !self.0.transactions {

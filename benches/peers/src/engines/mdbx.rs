@@ -6,8 +6,9 @@ use std::ptr::{null, null_mut};
 
 use signet_mdbx_sys as mdb;
 
-use crate::data::{Head, Key, Seen, value};
-use crate::engine::{Class, Engine, How, Mode, Processes, Result, Session, Store};
+use crate::data::Key;
+use crate::engine::{Class, Engine, How, Mode, Processes, Result, Store};
+use crate::engines::tree::{Environment, Tree};
 
 pub fn engine() -> Engine {
     Engine {
@@ -64,43 +65,13 @@ fn open(dir: &Path, how: How) -> Result<Box<dyn Store>> {
         done(mdb::mdbx_dbi_open(txn, null(), 0, &mut made.dbi))?;
         done(mdb::mdbx_txn_commit_ex(txn, null_mut()))?;
     }
-    Ok(Box::new(made))
+    Ok(Box::new(Tree(made)))
 }
 
 impl Drop for Env {
     fn drop(&mut self) {
         // SAFETY: sessions borrow this, so no transaction is left.
         unsafe { mdb::mdbx_env_close_ex(self.env, false) };
-    }
-}
-
-impl Store for Env {
-    fn session(&self) -> Result<Box<dyn Session + '_>> {
-        Ok(Box::new(Thread { env: self, reader: null_mut() }))
-    }
-
-    fn sync(&self) -> Result<()> {
-        // SAFETY: the environment is open.
-        done(unsafe { mdb::mdbx_env_sync_ex(self.env, true, false) })
-    }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        self.sync()
-    }
-}
-
-struct Thread<'a> {
-    env: &'a Env,
-    /// A read transaction that is reset, after the first read.
-    reader: *mut mdb::MDBX_txn,
-}
-
-impl Drop for Thread<'_> {
-    fn drop(&mut self) {
-        if !self.reader.is_null() {
-            // SAFETY: a transaction of this thread, used no more.
-            unsafe { mdb::mdbx_txn_abort(self.reader) };
-        }
     }
 }
 
@@ -115,49 +86,44 @@ unsafe fn borrowed<'t>(value: &mdb::MDBX_val) -> &'t [u8] {
     unsafe { std::slice::from_raw_parts(value.iov_base.cast::<u8>(), value.iov_len) }
 }
 
-impl Thread<'_> {
-    fn read<R>(&mut self, work: impl FnOnce(*mut mdb::MDBX_txn) -> Result<R>) -> Result<R> {
-        // SAFETY: the transaction stays in this thread, and is reset before the next renewal.
-        unsafe {
-            if self.reader.is_null() {
-                done(mdb::mdbx_txn_begin_ex(
-                    self.env.env,
-                    null_mut(),
-                    mdb::MDBX_TXN_RDONLY,
-                    &mut self.reader,
-                    null_mut(),
-                ))?;
-            } else {
-                done(mdb::mdbx_txn_renew(self.reader))?;
-            }
-        }
-        let result = work(self.reader);
-        // SAFETY: as above.
-        unsafe { mdb::mdbx_txn_reset(self.reader) };
-        result
+/// A transaction that has begun and not ended.
+struct Txn(*mut mdb::MDBX_txn);
+
+impl Environment for Env {
+    type Txn = Txn;
+
+    fn begin(&self, read_only: bool) -> Result<Txn> {
+        let flags = if read_only { mdb::MDBX_TXN_RDONLY } else { 0 };
+        let mut txn = Txn(null_mut());
+        // SAFETY: the environment is open.
+        done(unsafe { mdb::mdbx_txn_begin_ex(self.env, null_mut(), flags, &mut txn.0, null_mut()) })?;
+        Ok(txn)
     }
 
-    fn write(&mut self, work: impl FnOnce(*mut mdb::MDBX_txn) -> Result<()>) -> Result<()> {
-        let mut txn = null_mut();
-        // SAFETY: a write transaction of this thread, ended below either way.
-        done(unsafe { mdb::mdbx_txn_begin_ex(self.env.env, null_mut(), 0, &mut txn, null_mut()) })?;
-        match work(txn) {
-            // SAFETY: as above.
-            Ok(()) => done(unsafe { mdb::mdbx_txn_commit_ex(txn, null_mut()) }),
-            Err(error) => {
-                // SAFETY: as above.
-                unsafe { mdb::mdbx_txn_abort(txn) };
-                Err(error)
-            }
-        }
+    fn reset(&self, reader: &mut Txn) {
+        // SAFETY: a read transaction of this thread.
+        unsafe { mdb::mdbx_txn_reset(reader.0) };
     }
-}
 
-impl Env {
-    fn get<R>(&self, txn: *mut mdb::MDBX_txn, key: &Key, then: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+    fn renew(&self, reader: &mut Txn) -> Result<()> {
+        // SAFETY: a read transaction of this thread, which was reset.
+        done(unsafe { mdb::mdbx_txn_renew(reader.0) })
+    }
+
+    fn abort(&self, txn: Txn) {
+        // SAFETY: a transaction of this thread, used no more.
+        unsafe { mdb::mdbx_txn_abort(txn.0) };
+    }
+
+    fn commit(&self, txn: Txn) -> Result<()> {
+        // SAFETY: a transaction of this thread, used no more.
+        done(unsafe { mdb::mdbx_txn_commit_ex(txn.0, null_mut()) })
+    }
+
+    fn get<R>(&self, txn: &Txn, key: &Key, then: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let (key, mut data) = (bytes(key), bytes(&[]));
         // SAFETY: both values live through the call, and what comes back for as long as the transaction.
-        match unsafe { mdb::mdbx_get(txn, self.dbi, &key, &mut data) } {
+        match unsafe { mdb::mdbx_get(txn.0, self.dbi, &key, &mut data) } {
             // SAFETY: as above.
             0 => Ok(Some(then(unsafe { borrowed(&data) }))),
             mdb::MDBX_NOTFOUND => Ok(None),
@@ -165,67 +131,31 @@ impl Env {
         }
     }
 
-    fn put(&self, txn: *mut mdb::MDBX_txn, key: &Key, version: u64) -> Result<()> {
-        let value = value(key, version);
-        let (key, mut data) = (bytes(key), bytes(&value));
+    fn put(&self, txn: &mut Txn, key: &Key, value: &[u8]) -> Result<()> {
+        let (key, mut data) = (bytes(key), bytes(value));
         // SAFETY: both values live through the call, which copies them.
-        done(unsafe { mdb::mdbx_put(txn, self.dbi, &key, &mut data, 0) })
-    }
-}
-
-impl Session for Thread<'_> {
-    fn gets(&mut self, keys: &[Key]) -> Result<Seen> {
-        let env = self.env;
-        let mut seen = Seen::default();
-        self.read(|txn| {
-            for key in keys {
-                env.get(txn, key, |value| seen.add(value))?;
-            }
-            Ok(seen)
-        })
+        done(unsafe { mdb::mdbx_put(txn.0, self.dbi, &key, &mut data, 0) })
     }
 
-    fn get(&mut self, key: &Key) -> Result<Option<Head>> {
-        let env = self.env;
-        self.read(|txn| env.get(txn, key, Head::of))
+    fn each(&self, txn: &Txn, mut each: impl FnMut(&[u8])) -> Result<()> {
+        let mut cursor = null_mut();
+        let (mut key, mut data) = (bytes(&[]), bytes(&[]));
+        // SAFETY: the cursor is closed before its transaction ends; what it returns lives as long as that.
+        unsafe {
+            done(mdb::mdbx_cursor_open(txn.0, self.dbi, &mut cursor))?;
+            let end = loop {
+                match mdb::mdbx_cursor_get(cursor, &mut key, &mut data, mdb::MDBX_NEXT) {
+                    0 => each(borrowed(&data)),
+                    code => break code,
+                }
+            };
+            mdb::mdbx_cursor_close(cursor);
+            if end == mdb::MDBX_NOTFOUND { Ok(()) } else { done(end) }
+        }
     }
 
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        let env = self.env;
-        self.write(|txn| env.put(txn, key, version))
-    }
-
-    fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {
-        let env = self.env;
-        self.write(|txn| keys.iter().try_for_each(|key| env.put(txn, key, version)))
-    }
-
-    fn update(&mut self, key: &Key) -> Result<()> {
-        let env = self.env;
-        self.write(|txn| {
-            let head = env.get(txn, key, Head::of)?.ok_or("a key is missing")?;
-            env.put(txn, key, head.version.wrapping_add(1))
-        })
-    }
-
-    fn scan(&mut self) -> Result<Seen> {
-        let env = self.env;
-        let mut seen = Seen::default();
-        self.read(|txn| {
-            let mut cursor = null_mut();
-            let (mut key, mut data) = (bytes(&[]), bytes(&[]));
-            // SAFETY: the cursor is closed before its transaction ends; what it returns lives as long as that.
-            unsafe {
-                done(mdb::mdbx_cursor_open(txn, env.dbi, &mut cursor))?;
-                let end = loop {
-                    match mdb::mdbx_cursor_get(cursor, &mut key, &mut data, mdb::MDBX_NEXT) {
-                        0 => seen.add(borrowed(&data)),
-                        code => break code,
-                    }
-                };
-                mdb::mdbx_cursor_close(cursor);
-                if end == mdb::MDBX_NOTFOUND { Ok(seen) } else { done(end).map(|()| seen) }
-            }
-        })
+    fn sync(&self) -> Result<()> {
+        // SAFETY: the environment is open.
+        done(unsafe { mdb::mdbx_env_sync_ex(self.env, true, false) })
     }
 }

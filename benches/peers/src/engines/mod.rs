@@ -14,6 +14,7 @@ mod sled;
 mod slotdb;
 mod tdb;
 mod tkrzw;
+mod tree;
 
 pub use floor::{Floor, floors};
 

@@ -82,10 +82,6 @@ impl Store for Redb {
     fn sync(&self) -> Result<()> {
         self.write(Durability::Immediate, |_| Ok(()))
     }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        Ok(())
-    }
 }
 
 struct Thread<'a>(&'a Redb);
@@ -105,10 +101,6 @@ impl Session for Thread<'_> {
     fn get(&mut self, key: &Key) -> Result<Option<Head>> {
         let table = self.0.read()?.open_table(TABLE)?;
         Ok(table.get(key.as_slice())?.map(|value| Head::of(value.value())))
-    }
-
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        self.put_batch(&[*key], version)
     }
 
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {

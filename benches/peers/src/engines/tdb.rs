@@ -138,10 +138,6 @@ impl Store for File {
     fn sync(&self) -> Result<()> {
         Ok(())
     }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        Ok(())
-    }
 }
 
 struct Thread<'a>(&'a File);
@@ -159,10 +155,6 @@ impl Session for Thread<'_> {
 
     fn get(&mut self, key: &Key) -> Result<Option<Head>> {
         self.0.read(key)
-    }
-
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        self.0.write(|| self.0.store(key, version))
     }
 
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {

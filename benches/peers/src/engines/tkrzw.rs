@@ -62,7 +62,12 @@ fn done(well: bool, what: &str) -> Result<()> {
     if well { Ok(()) } else { Err(format!("{what} failed").into()) }
 }
 
-/// Adds a value that there is to what was seen.
+/// The pointer that says that a record stays as it is.
+fn nothing() -> *const c_char {
+    Tkrzw::get().map_or(std::ptr::null(), |lib| lib.TKRZW_REC_PROC_NOOP)
+}
+
+/// Adds a value, where there is one, to what was seen.
 unsafe extern "C" fn see(
     seen: *mut c_void,
     _: *const c_char,
@@ -76,11 +81,6 @@ unsafe extern "C" fn see(
         unsafe { (*seen.cast::<Seen>()).add(std::slice::from_raw_parts(value.cast(), size as usize)) };
     }
     nothing()
-}
-
-/// The pointer that says that a record stays as it is.
-fn nothing() -> *const c_char {
-    Tkrzw::get().map_or(std::ptr::null(), |lib| lib.TKRZW_REC_PROC_NOOP)
 }
 
 unsafe extern "C" fn take_head(
@@ -114,10 +114,6 @@ impl Hash {
         };
         done(well, "tkrzw_dbm_set")
     }
-
-    fn commit(&self) -> Result<()> {
-        if self.sync { self.sync() } else { Ok(()) }
-    }
 }
 
 impl Drop for Hash {
@@ -138,10 +134,6 @@ impl Store for Hash {
             (self.lib.tkrzw_dbm_synchronize)(self.dbm, true, std::ptr::null(), std::ptr::null_mut(), c"".as_ptr())
         };
         done(well, "tkrzw_dbm_synchronize")
-    }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -172,14 +164,9 @@ impl Session for Thread<'_> {
         Ok(head)
     }
 
-    fn put(&mut self, key: &Key, version: u64) -> Result<()> {
-        self.0.store(key, version)?;
-        self.0.commit()
-    }
-
     fn put_batch(&mut self, keys: &[Key], version: u64) -> Result<()> {
         keys.iter().try_for_each(|key| self.0.store(key, version))?;
-        self.0.commit()
+        if self.0.sync { self.0.sync() } else { Ok(()) }
     }
 
     fn scan(&mut self) -> Result<Seen> {
