@@ -21,6 +21,8 @@ struct Stage {
     model: Model,
     /// Pages in use.
     used: Vec<u64>,
+    /// Those of the index.
+    index: Vec<u64>,
 }
 
 impl Stage {
@@ -41,8 +43,9 @@ impl Stage {
         agent.kill();
         let image = fs::read(place.path("made")).expect("the store");
         let is_used = |n: &u64| image[*n as usize * 4096..][..4096].iter().any(|&byte| byte != 0);
-        let used = (0..image.len() as u64 / 4096).filter(is_used).map(|n| n * 4096).collect();
-        Stage { place, model, used }
+        let used: Vec<u64> = (0..image.len() as u64 / 4096).filter(is_used).map(|n| n * 4096).collect();
+        let index = used.iter().copied().filter(|&page| image[page as usize..].starts_with(b"slotpage")).collect();
+        Stage { place, model, used, index }
     }
 
     /// One page is lost before one step of the order: steps of it, and whether that was noticed.
@@ -70,6 +73,8 @@ impl Stage {
         after.keep_pace("put last x");
         let found = other.well("scan");
         let may = match (tells, answer.contains("InDoubt")) {
+            // Of a page of the index nobody asks again before the whole batch is written.
+            (true, true) if self.index.contains(&page) => vec![&after],
             (true, true) => vec![&before, &after],
             (true, false) => vec![&before],
             (false, _) => vec![&after],
@@ -109,6 +114,18 @@ fn lost_in(order: &str) {
         };
         met += u64::from(stage.try_one(order, page, step).1);
     }
+    assert!(met > 0, "no lost page was met");
+    eprintln!("{order}: {steps} steps, {met} lost pages were met");
+}
+
+/// A put that opens a segment: an error before the first byte of its batch leaves nothing in doubt.
+#[test]
+fn an_index_page() {
+    let stage = Stage::new();
+    let order = "put fresh ~30000.1";
+    let steps = stage.try_one(order, TABLE, u64::MAX >> 1).0;
+    let trials = stage.index.iter().flat_map(|&page| (0..steps).map(move |step| (page, step)));
+    let met = trials.filter(|&(page, step)| stage.try_one(order, page, step).1).count();
     assert!(met > 0, "no lost page was met");
     eprintln!("{order}: {steps} steps, {met} lost pages were met");
 }

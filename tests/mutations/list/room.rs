@@ -112,7 +112,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "core.check_map().inspect_err(|_| core.drop_layout(batch))?;",
         after: "",
-        test: "--test sigbus a_page_lost_before",
+        test: "--test lost an_index_page",
         why: "a commit that nothing was written of is in doubt",
     },
     Mutation {
