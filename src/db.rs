@@ -196,7 +196,7 @@ impl Db {
     /// and the store is whole.
     pub fn compact(&self, mut go_on: impl FnMut(Compaction) -> bool) -> Result<bool> {
         self.engine().check_fork()?;
-        self.engine().compact(&mut go_on)
+        self.settled(self.engine().compact(&mut go_on))
     }
 
     /// Makes all commits so far durable, Eventual ones of all processes included. Cost: one flush, shared with others.

@@ -6,11 +6,23 @@
 mod armed {
     use std::sync::atomic::{AtomicI64, Ordering};
 
+    use parking_lot::Mutex;
+
+    type Event = Box<dyn FnOnce() + Send>;
+
     static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
+    /// What happens in the place of death.
+    static EVENT: Mutex<Option<Event>> = Mutex::new(None);
 
     /// The process kills itself with SIGKILL before step `steps` from now, counted from 0.
     pub fn arm(steps: u64) {
         LEFT.store(steps as i64, Ordering::Relaxed);
+    }
+
+    /// As `arm`, but something else happens before that step.
+    pub fn arm_with(steps: u64, event: Event) {
+        *EVENT.lock() = Some(event);
+        arm(steps);
     }
 
     /// Steps taken since `arm(steps)`; disarms.
@@ -20,7 +32,8 @@ mod armed {
 
     pub(crate) fn point() {
         if LEFT.fetch_sub(1, Ordering::Relaxed) == 0 {
-            crate::sys::host::kill_self();
+            let event = EVENT.lock().take();
+            event.map_or_else(|| crate::sys::host::kill_self(), |event| event());
         }
         super::mortal::point();
     }
@@ -87,7 +100,7 @@ mod mortal {
 }
 
 #[cfg(feature = "faults")]
-pub use armed::{arm, disarm};
+pub use armed::{arm, arm_with, disarm};
 #[cfg(feature = "faults")]
 pub use mortal::mortal;
 

@@ -135,7 +135,7 @@ impl Core {
         let spare = self.pages_in_use();
         for number in 0..self.extents() {
             if self.extent(number).state().kind() == Kind::Index {
-                self.sweep_index_extent(number, horizon, checkpoint, spare);
+                self.sweep_index_extent(number, horizon, checkpoint, spare)?;
             }
         }
         Ok(())
@@ -149,7 +149,7 @@ impl Core {
         busy.saturating_sub(self.get(Word::RetiredPages))
     }
 
-    fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64, spare: u64) {
+    fn sweep_index_extent(&self, number: u64, horizon: u64, checkpoint: u64, spare: u64) -> Result<()> {
         let map_pages = self.geometry.map_pages();
         let (mut freed, mut busy) = (0, map_pages);
         for position in self.pages_of(number) {
@@ -162,13 +162,15 @@ impl Core {
                 _ => busy += 1,
             }
         }
+        // A lost page map reads as free.
+        self.check_map()?;
         self.extent(number).set_live(busy);
         self.add(Word::RetiredPages, -freed);
         if self.extent(number).state().is_leaving() {
             if busy == map_pages {
                 self.free_run(number);
             }
-            return;
+            return Ok(());
         }
         self.add(Word::FreePages, freed);
         let own = self.geometry.pages() - map_pages;
@@ -176,5 +178,6 @@ impl Core {
             self.add(Word::FreePages, -(own as i64));
             self.free_run(number);
         }
+        Ok(())
     }
 }

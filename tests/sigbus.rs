@@ -381,15 +381,17 @@ fn a_page_lost_before_the_first_byte_leaves_nothing_in_doubt() {
     let mut other = Agent::open("other", &path, &format!("create each {STORE} dead=0.9"));
     other.ok("fill k 0 120 5000");
     (0..120).filter(|n| n % 3 != 0).for_each(|n| other.ok(&format!("put k{n} ~5000.1")));
-    // The cleaner reads one of the segments in front of the tail; a new key reads none of them.
-    let image = std::fs::read(&path).expect("the store");
-    let is_segment = |at: &usize| image[*at..].starts_with(b"sSEG");
-    let mut segments: Vec<usize> = (0..image.len()).step_by(EXTENT as usize).filter(is_segment).collect();
-    segments.sort_by_key(|at| image[at + 48..].first_chunk().map(|seq| u64::from_le_bytes(*seq)));
-    let mut victim = Agent::open("victim", &path, &format!("guard each {STORE} dead=0.1"));
-    segments.split_last().expect("a tail").1.iter().for_each(|at| victim.ok(&format!("lose {at}")));
-    let answer = victim.ask("put fresh x");
-    assert!(tells_of_loss(&answer), "{answer}");
+    for order in ["put fresh x", "compact"] {
+        // The cleaner reads one of the segments in front of the tail; a new key reads none of them.
+        let image = std::fs::read(&path).expect("the store");
+        let is_segment = |at: &usize| image[*at..].starts_with(b"sSEG");
+        let mut segments: Vec<usize> = (0..image.len()).step_by(EXTENT as usize).filter(is_segment).collect();
+        segments.sort_by_key(|at| image[at + 48..].first_chunk().map(|seq| u64::from_le_bytes(*seq)));
+        let mut victim = Agent::open("victim", &path, &format!("guard each {STORE} dead=0.1"));
+        segments.split_last().expect("a tail").1.iter().for_each(|at| victim.ok(&format!("lose {at}")));
+        let answer = victim.ask(order);
+        assert!(tells_of_loss(&answer), "{order}: {answer}");
+    }
     other.says("get fresh", "none");
     other.ok("put fresh y");
     other.is_clean();

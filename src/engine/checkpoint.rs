@@ -128,7 +128,10 @@ impl Engine {
             core.sweep_extents()?;
             // From here on space in front is taken first.
             core.set(Word::FreeHint, 0);
-            Ok(core.set_aside(keep))
+            let aside = core.set_aside(keep);
+            // A lost page of the extent table reads as free.
+            core.check_map()?;
+            Ok(aside)
         });
         match aside {
             Ok(aside) => core.punch(&aside),

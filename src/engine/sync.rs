@@ -68,7 +68,7 @@ impl Core {
         let again = self.get(Word::SyncActive) != 0;
         self.set(Word::SyncActive, self.me().max(1));
         let (seq, ends) = self.ends();
-        let pieces = self.log_between(self.get(Word::Cursor), ends.tail)?;
+        let pieces = self.log_between(self.get(Word::Cursor), ends.tail).map_err(|e| self.cause(e))?;
         for &(position, len) in &pieces {
             if again {
                 self.rewrite(position, len)?;

@@ -77,6 +77,12 @@ impl<'db> Session<'db> {
             ["snapshot", order, name, ref key @ ..] => self.snapshot(order, name, key)?,
             ["scan"] => digest(&self.db.begin_read()?)?,
             ["len"] => self.db.len()?.to_string(),
+            ["lose", position, "before", steps] => {
+                let (db, position) = (self.db.clone(), number(position));
+                let lose = move || db.lose_page(position).expect("a page of the file");
+                slotdb::fault::arm_with(number(steps), Box::new(lose));
+                ok(())
+            }
             ["lose", position] => self.db.lose_page(number(position)).map(ok).expect("a page of the file"),
             ["checkpoint"] => self.db.checkpoint().map(ok)?,
             ["compact"] => self.db.compact(|_| true).map(ok)?,

@@ -112,7 +112,15 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/commit.rs",
         before: "core.check_map().inspect_err(|_| core.drop_layout(batch))?;",
         after: "",
-        test: "--test sigbus a_page_lost_before",
+        test: "--test lost an_index_page",
         why: "a commit that nothing was written of is in doubt",
+    },
+    Mutation {
+        name: "lost_table_reads_as_free",
+        file: "src/engine/checkpoint.rs",
+        before: "            core.check_map()?;\n            Ok(aside)\n",
+        after: "            Ok(aside)\n",
+        test: "--test lost a_compaction",
+        why: "extents in use are punched",
     },
 ];
