@@ -286,6 +286,13 @@ impl Core {
         search(hint, end).or_else(|| search(0, hint.min(end)))
     }
 
+    /// Brings the extent that is going to be handed out next into memory. A guess, which nobody relies on: takes no lock.
+    pub fn populate_next(&self) {
+        if let Some(next) = self.find_free(1) {
+            self.map.populate(self.position_of(next), self.geometry.extent);
+        }
+    }
+
     /// Adds to a segment's live bytes; never below zero.
     pub fn add_live(&self, head: u64, difference: i64) -> u64 {
         let extent = self.extent(head);

@@ -75,6 +75,9 @@ impl Engine {
             core.lift(Word::Visible, seq);
         }
         core.set(Word::WriterActive, 0);
+        if !batch.segments().is_empty() {
+            self.look_ahead();
+        }
         Ok(Committed { seq, wait })
     }
 

@@ -1,4 +1,5 @@
-//! The keeper: a thread that gives the writer lock back when the process that keeps it is idle or somebody wants it.
+//! The keeper: a thread that gives the writer lock back when the process that keeps it is idle or somebody wants it,
+//! and meanwhile brings the next segment into memory.
 //!
 //! The committer leaves the file lock taken after an Eventual commit. All that can be done with it happens under the
 //! mutex of the process, so the keeper never meets a commit half-way. It starts with the first lock that is kept, and
@@ -24,6 +25,8 @@ pub struct Keeper {
     /// There is a lock to look after; or the store closes.
     busy: AtomicBool,
     closing: AtomicBool,
+    /// A segment was opened, so another one will be.
+    ahead: AtomicBool,
     asleep: Mutex<()>,
     wake: Condvar,
 }
@@ -73,11 +76,20 @@ impl Engine {
         }
     }
 
+    /// A segment was opened: the next one is brought into memory before it is needed, since the first access to so much
+    /// takes the kernel half a millisecond and more.
+    pub fn look_ahead(&self) {
+        self.keeper.ahead.store(true, Ordering::Relaxed);
+    }
+
     fn keep(&self) {
         let keeper = &self.keeper;
         while !keeper.closing.load(Ordering::Relaxed) {
             if keeper.busy.load(Ordering::Relaxed) {
                 self.watch();
+                if keeper.ahead.swap(false, Ordering::Relaxed) {
+                    self.core.populate_next();
+                }
                 continue;
             }
             let mut asleep = keeper.asleep.lock();
