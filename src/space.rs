@@ -286,7 +286,7 @@ impl Core {
         search(hint, end).or_else(|| search(0, hint.min(end)))
     }
 
-    /// Brings the extent that is going to be handed out next into memory. A guess, which nobody relies on: takes no lock.
+    /// Brings the extent that is going to be handed out next into memory. A guess that nobody relies on: no lock.
     pub fn populate_next(&self) {
         if let Some(next) = self.find_free(1) {
             self.map.populate(self.position_of(next), self.geometry.extent);
