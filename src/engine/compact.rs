@@ -26,6 +26,10 @@ const BUDGET: u64 = 256 << 10;
 const PACED: usize = 50;
 /// Compaction fills them so far.
 const DENSE: usize = 85;
+/// Index pages only move.
+const MOVE: Thrift = Thrift { fill: 0, tombstones: false };
+/// Extents that a close moves to the front for the sake of a shorter file, if there are so few.
+const FEW_BEHIND: u64 = 8;
 /// Index pages that are not worth an effort.
 const FEW_PAGES: u64 = 64;
 
@@ -49,20 +53,8 @@ impl Engine {
         let mut before = (u64::MAX, u64::MAX);
         let mut full = None;
         for _ in 0..PASSES {
-            let goal = core.goal();
-            let behind = core.index_extents().into_iter().map(|(n, _)| n).filter(|&n| n >= goal).collect::<Vec<_>>();
-            self.leave_tail(goal)?;
-            let index = self.shrink_index(Thrift { fill: DENSE, tombstones: true }, &behind);
-            let cleaned = self.clean_all(goal, go_on);
-            let passed = index.and(cleaned);
-            if passed.is_err() {
-                // It may have been for want of space.
-                self.checkpoint()?;
-            }
-            // What was retired is past for whoever begins to read after this.
-            self.commit_nothing(None)?;
-            self.checkpoint()?;
-            match passed {
+            let thrift = Thrift { fill: DENSE, tombstones: true };
+            match self.pass(core.goal(), thrift, WORTH, go_on)? {
                 Ok(true) => full = None,
                 Ok(false) => return Ok(false),
                 Err(e @ (Error::Full { .. } | Error::MaxSize { .. })) => full = Some(e),
@@ -78,8 +70,32 @@ impl Engine {
         full.map_or(Ok(true), Err)
     }
 
+    /// One pass: what lives behind the goal moves to the front, and so do the live records of segments with so little
+    /// of them. Whether it came to its end; in the inner result, what of it may have been for want of space.
+    fn pass(
+        &self,
+        goal: u64,
+        thrift: Thrift,
+        live: u64,
+        go_on: &mut dyn FnMut(Compaction) -> bool,
+    ) -> Result<Result<bool>> {
+        let core = &self.core;
+        let behind = core.index_extents().into_iter().map(|(n, _)| n).filter(|&n| n >= goal).collect::<Vec<_>>();
+        self.leave_tail(goal)?;
+        let index = self.shrink_index(thrift, &behind);
+        let cleaned = self.clean_all(goal, live, go_on);
+        let passed = index.and(cleaned);
+        if passed.is_err() {
+            self.checkpoint()?;
+        }
+        // What was retired is past for whoever begins to read after this.
+        self.commit_nothing(None)?;
+        self.checkpoint()?;
+        Ok(passed)
+    }
+
     /// Copies the live records out of all segments that are worth it.
-    fn clean_all(&self, goal: u64, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
+    fn clean_all(&self, goal: u64, live: u64, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
         let core = &self.core;
         // A segment takes a step at least.
         let most = core.get(Word::LogExtents) * core.geometry.extent.div_ceil(BUDGET) * 2;
@@ -94,7 +110,7 @@ impl Engine {
                 let batch = writer.batch_mut();
                 // Moving to the front needs room there.
                 let cutoff = if core.has_room_before(goal) { goal } else { u64::MAX };
-                let worth = Worth { live: WORTH, cutoff };
+                let worth = Worth { live, cutoff };
                 let Some(cleaning) = self.clean_step(batch, ends, worth, BUDGET)? else { return Ok(true) };
                 if batch.is_empty() {
                     batch.push_nothing();
@@ -191,14 +207,33 @@ impl Engine {
             return Ok(());
         }
         let leave = spare.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
-        self.shrink_index(Thrift { fill: 0, tombstones: false }, &leave)?;
+        self.shrink_index(MOVE, &leave)?;
         self.commit_nothing(None)?;
         self.checkpoint()
     }
 
-    /// Gives back the space that a store does without while nobody uses it, as far as that is worth it, and makes a
-    /// checkpoint that does without what lies behind the last extent in use: the length that the file may be cut to.
-    /// The caller is alone on the store and about to leave it.
+    /// Gives back the space that a store does without while nobody uses it, where that is worth it and little has to
+    /// move: at most a fourth of the index, and few of the extents.
+    fn tighten(&self, worth: u64) -> Result<()> {
+        let core = &self.core;
+        if core.get(Word::Retired) + core.get(Word::RetiredPages) / core.geometry.pages() >= worth {
+            self.commit_nothing(None)?;
+            self.checkpoint()?;
+        }
+        let goal = core.used() + core.standing_reserve();
+        let behind = core.in_use_behind(goal);
+        if behind > 0 && behind <= worth.max(FEW_BEHIND) && core.extents() >= goal + 2 * worth {
+            self.pass(goal, MOVE, 0, &mut |_| true)??;
+        }
+        self.leave_index_extents(worth)?;
+        if core.get(Word::Free) >= core.standing_reserve() + worth {
+            self.give_back_all()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a checkpoint that does without what lies behind the last extent in use, if that is worth it: the length
+    /// that the file may be cut to. The caller is alone on the store and about to leave it.
     pub fn cut(&self) -> Result<Option<u64>> {
         let core = &self.core;
         let readers = core.locks.conflict(bytes::READ_ONLY, 1).map_err(|e| core.io("lock query", None, e))?;
@@ -206,11 +241,8 @@ impl Engine {
             return Ok(None);
         }
         let worth = (core.extents() / 32).max(2);
-        if let Err(e) = self.leave_index_extents(worth) {
-            log::warn!("{}: the index stays as large as it is: {e}", core.path.display());
-        }
-        if core.get(Word::Free) >= core.standing_reserve() + worth {
-            self.give_back_all()?;
+        if let Err(e) = self.tighten(worth) {
+            log::warn!("{}: the file stays as large as it is: {e}", core.path.display());
         }
         let (before, end) = (core.extents(), core.end_in_use());
         if before - end < 2 * worth {
@@ -241,6 +273,12 @@ impl Core {
     fn used(&self) -> u64 {
         let is_used = |n: &u64| !matches!(self.extent(*n).state().kind(), Kind::Free | Kind::Hole | Kind::Punching);
         (0..self.extents()).filter(is_used).count() as u64
+    }
+
+    /// Extents from that one on that hold what lives.
+    fn in_use_behind(&self, goal: u64) -> u64 {
+        let kinds = (goal..self.extents()).map(|n| self.extent(n).state().kind());
+        kinds.filter(|kind| matches!(kind, Kind::Log | Kind::Index)).count() as u64
     }
 
     /// Bytes of live records.
