@@ -28,7 +28,7 @@ use crate::sys::map::Map;
 use crate::sys::pane::Pane;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
-pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol4");
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol5");
 
 /// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +38,12 @@ pub enum Word {
     Layout = 0,
     /// Random number of this lifetime.
     Lifetime = 1,
+    /// A sync failed. Beside what never changes, since every read looks at it.
+    Poisoned = 2,
     /// Seq of the last batch that is in the index.
     Applied = 8,
     /// Seq that new snapshots read.
     Visible = 16,
-    /// A sync failed. Beside `Visible`, since whoever pins looks at both.
-    Poisoned = 17,
     /// Seq up to which the log is durable.
     Durable = 24,
     /// Futex: counts flushes, failed ones too.

@@ -33,7 +33,7 @@ impl<'db> ReadTxn<'db> {
         let core = &self.engine.core;
         let hash = hash_key(key, core.geometry.seed);
         let found = core.find_at(hash, key, self.pin.seq).map_err(|e| core.cause(e))?;
-        core.check_map()?;
+        core.check_poison()?;
         Ok(found.map(|record| record.value()))
     }
 
@@ -47,7 +47,7 @@ impl<'db> ReadTxn<'db> {
         let mut values = Vec::with_capacity(keys.len());
         let found = core.find_many_at(keys, self.pin.seq, |record| values.push(record.map(|record| record.value())));
         found.map_err(|e| core.cause(e))?;
-        core.check_map()?;
+        core.check_poison()?;
         Ok(values)
     }
 

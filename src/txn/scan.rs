@@ -64,7 +64,7 @@ impl<'t> Iterator for Iter<'t> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.step();
-        let item = self.core.settled(step).transpose();
+        let item = self.core.check_poison().and(step).transpose();
         if let Some(Err(_)) = item {
             // Nothing after an error: the rest of the page may be as damaged.
             (self.cursor, self.slots) = (None, Vec::new().into_iter());

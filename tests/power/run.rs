@@ -172,8 +172,16 @@ impl Run {
         let before = self.promises.last().expect("there is one from the start").clone();
         let afterwards = before.iter().map(|state| after(state, &writes));
         self.promise(before.iter().cloned().chain(afterwards).collect());
+        let snapshot = db.begin_read();
         let committed = commit(&db, Durability::Immediate, &writes);
         assert!(committed.is_err(), "{name}: a commit was acknowledged");
+        if let Ok(snapshot) = snapshot {
+            // What it reads may be old bytes that stand again where new ones were lost.
+            let is_refused = |found: Result<(), Error>| matches!(found, Err(Error::Poisoned { .. }));
+            assert!(is_refused(snapshot.get(b"k1").map(drop)), "{name}: a get after {committed:?}");
+            assert!(is_refused(snapshot.get_many(&[b"k1"]).map(drop)), "{name}: a get of many after {committed:?}");
+            assert!(snapshot.iter().any(|pair| is_refused(pair.map(drop))), "{name}: a scan after {committed:?}");
+        }
         let refused = db.begin_read().map(drop);
         assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a snapshot after {committed:?}: {refused:?}");
     }

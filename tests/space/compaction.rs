@@ -112,6 +112,18 @@ fn a_long_file_that_a_lone_reader_has_is_not_cut() {
     assert!(long() < before, "nobody is there, and still it has {before} bytes");
 }
 
+/// Nobody has to compact a store that was emptied: the last one to close makes it short.
+#[test]
+fn a_close_shortens_what_was_emptied() {
+    let mut ledger = emptied();
+    let most = ledger.live() + 2 * KEPT * EXTENT;
+    ledger.close();
+    let (len, blocks) = ledger.sizes();
+    assert!(len <= most && blocks <= most, "a file of {len}, {blocks} of the disk, at most {most}");
+    ledger.open(&options());
+    ledger.is_sound();
+}
+
 /// A few pages that were not copied since the checkpoint are spread over extents that nobody needs beside them. A store
 /// that is closed does without these.
 #[test]

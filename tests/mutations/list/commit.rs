@@ -147,4 +147,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test processes a_commit_whose_flush_does_not_come",
         why: "a commit is acknowledged before it is durable",
     },
+    Mutation {
+        name: "scans_outlive_a_failed_sync",
+        file: "src/txn/scan.rs",
+        before: "self.core.check_poison().and(step)",
+        after: "self.core.check_map().and(step)",
+        test: "--test power what_the_dead",
+        why: "a snapshot returns old bytes that stand again where new ones were lost",
+    },
 ];
