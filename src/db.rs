@@ -91,6 +91,8 @@ impl Db {
         engine.check_fork()?;
         let core = &engine.core;
         let hash = hash_key(key, core.geometry.seed);
+        // On its way while this pins, and early enough to overlap with the misses of a get right before.
+        core.prefetch_line(hash);
         let pin = core.pin_for_one_get()?;
         let found = core.find_at(hash, key, pin.seq()).map_err(|e| core.cause(e))?;
         let done = found.map(|record| f(record.value()));

@@ -99,10 +99,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The store has reached its `max_size`. Reading, deleting and checkpointing still work.
-    #[error("{}: at its maximal size of {max} bytes", path.display())]
+    #[error("{}: at its maximal size of {max} bytes, and {needed} bytes more are needed", path.display())]
     MaxSize {
         /// The store.
         path: PathBuf,
+        /// Bytes beside those that it has.
+        needed: u64,
         /// The bound in bytes.
         max: u64,
     },

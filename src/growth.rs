@@ -48,11 +48,9 @@ impl Core {
         let table: u64 = tables.iter().map(|&(_, extents)| extents).sum();
         let (position, end) = (self.position_of(count), self.position_of(count + by + table));
         let max = self.get(Word::MaxSize);
-        if max != 0 && end > max {
-            return Err(Error::MaxSize { path: self.path.clone(), max });
-        }
-        if end > MAX_POSITION {
-            return Err(Error::MaxSize { path: self.path.clone(), max: MAX_POSITION });
+        let max = if max == 0 { MAX_POSITION } else { max.min(MAX_POSITION) };
+        if end > max {
+            return Err(Error::MaxSize { path: self.path.clone(), needed: end - position, max });
         }
         crate::fault::point();
         self.disk.allocate(position, end - position).map_err(|source| {

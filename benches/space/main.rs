@@ -1,7 +1,8 @@
 //! What a store takes on the disk while it is used: file size over time, throughput, bytes written.
 //!
 //! `cargo bench --bench space -- [WORKLOAD...] [--n KEYS]`: five workloads by default, their charts go to
-//! `docs/space-*.svg`; and `delete-most`, `delete-most-beside`, `pinned`. 1,000,000 keys; `SLOTDB_DIR` says where.
+//! `docs/space-*.svg`; and `delete-most`, `delete-most-beside`, `pinned`. 1,000,000 keys; `SLOTDB_DIR` says where,
+//! `SLOTDB_EXTENT` how many bytes an extent has.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -32,7 +33,11 @@ fn device_written(dir: &Path) -> Option<u64> {
 
 /// A store of `n` keys.
 fn filled(path: &Path, n: u64) -> Db {
-    let db = Options::new().create_new(true).durability(Durability::Eventual).open(path).expect("a new store");
+    let mut options = Options::new();
+    if let Ok(size) = std::env::var("SLOTDB_EXTENT") {
+        options.extent_size(size.parse().expect("a number of bytes"));
+    }
+    let db = options.create_new(true).durability(Durability::Eventual).open(path).expect("a new store");
     let mut txn = db.begin_write().expect("a write transaction");
     for k in 0..n {
         txn.put(&key(k), &[0; VALUE]).expect("a put");

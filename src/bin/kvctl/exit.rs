@@ -159,7 +159,7 @@ mod tests {
             (StoreError::NotFound { path: path.clone() }, FAILED),
             (StoreError::Exists { path: path.clone() }, FAILED),
             (StoreError::Full { path: path.clone(), needed: 1, source: full() }, FAILED),
-            (StoreError::MaxSize { path: path.clone(), max: 1 }, FAILED),
+            (StoreError::MaxSize { path: path.clone(), needed: 1, max: 1 }, FAILED),
             (StoreError::Poisoned { path: path.clone() }, FAILED),
             (StoreError::KeyTooLong { len: 70_000 }, FAILED),
         ] {
