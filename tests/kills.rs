@@ -60,9 +60,12 @@ fn a_checkpoint() {
 #[test]
 fn a_batch_that_splits_the_only_page() {
     // A page of depth 0 splits with its 253rd key; that doubles the directory.
-    let mut scenario = scenario(&["fill k 0 249 20"], &[], "batch immediate a=1 b=2 k1=3 c=4 -k2 d=5 e=6");
-    scenario.raises = vec!["index_pages"];
-    let stage = scenario.prepare();
+    let stage = scenario(&["fill k 0 249 20"], &[], "").prepare_with(|scenario, maker| {
+        // One for the lower half, which is there first, then one for the upper half.
+        let [lower, upper] = [0, 1].map(|bit| maker.colliding(1, bit, 1).remove(0));
+        scenario.act = format!("batch immediate a=1 b=2 k1=3 c=4 -k2 {lower}=5 {upper}=6");
+        scenario.raises = vec!["index_pages"];
+    });
     stage.play(&[Company::Nobody, Company::Reader]);
     // Who iterates beside it must not notice, at any single step.
     stage.play_some(&[Company::Writer], u64::MAX);
@@ -72,7 +75,7 @@ fn a_batch_that_splits_the_only_page() {
 /// act begins with a key of the first of these entries; what comes after it goes through all of them.
 fn with_many_entries(act: impl FnOnce(&mut Scenario, &mut Maker, &[String])) -> Stage {
     scenario(&[], &[], "").prepare_with(|scenario, maker| {
-        for key in maker.colliding(9, 0, 296) {
+        for key in maker.colliding(9, 0, 306) {
             maker.tell(&format!("put {key} _"));
         }
         let odd = maker.colliding(1, 1, 320);
@@ -109,11 +112,11 @@ fn a_commit_that_splits_a_page_with_many_entries() {
 fn a_batch_that_moves_the_directory() {
     // With one more key than this their page splits again and again, until the directory does not fit its extent.
     let stage = scenario(&[], &[], "").prepare_with(|scenario, maker| {
-        let keys = maker.colliding(16, 0, 301);
-        for key in &keys[..297] {
+        let keys = maker.colliding(16, 0, 309);
+        for key in &keys[..305] {
             maker.tell(&format!("put {key} _"));
         }
-        let new: Vec<String> = keys[297..].iter().map(|key| format!("{key}=new")).collect();
+        let new: Vec<String> = keys[305..].iter().map(|key| format!("{key}=new")).collect();
         scenario.act = format!("batch immediate {} -{}", new.join(" "), keys[0]);
         scenario.raises = vec!["index_pages", "index_bytes"];
     });

@@ -36,14 +36,6 @@ pub const ALL: &[Mutation] = &[
         why: "a lost batch and its successor are alike",
     },
     Mutation {
-        name: "layout_kept_on_full",
-        file: "src/engine/commit.rs",
-        before: "self.reserve_index(batch).inspect_err(|_| self.core.drop_layout(batch))?;",
-        after: "self.reserve_index(batch)?;",
-        test: "--test bad_input a_refused_transaction",
-        why: "segments of refused commits are lost",
-    },
-    Mutation {
         name: "pages_not_reserved",
         file: "src/engine/commit.rs",
         before: "core.ensure_pages(growth.pages(), batch.claim())?;",
