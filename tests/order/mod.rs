@@ -162,7 +162,8 @@ impl Store {
         let (shared, writable, volatile_fs, verify) = (true, true, true, false);
         let pane = geometry.pane(&map).expect("mapped");
         let refused = model::AtomicU64::new(0);
-        let core = Core { path, disk, pane, map, locks, geometry, lanes, shared, writable, volatile_fs, verify, refused };
+        let core =
+            Core { path, disk, pane, map, locks, geometry, lanes, shared, writable, volatile_fs, verify, refused };
         core.enter_process().expect("a process number");
         let settings = Settings {
             checkpoint_bytes: None,
