@@ -105,10 +105,6 @@ impl Engine {
             }
             {
                 let mut writer = self.lock_writer()?;
-                if core.oldest_pin() < core.get(Word::Checkpoint) {
-                    // What moves does not come back while a snapshot holds it: the reserve is not for that.
-                    core.ensure_free(Kind::Log, 1, Claim::Put)?;
-                }
                 core.prefer_front(goal);
                 let (_, ends) = core.ends();
                 let batch = writer.batch_mut();

@@ -52,24 +52,3 @@ fn at_its_greatest_size_a_store_can_be_compacted() {
     assert!(more > end + 1_000, "{} pairs fit", more - end);
     ledger.is_sound();
 }
-
-/// Nothing that a compaction moves comes back while a snapshot holds it, so it leaves the reserve to the deletes.
-#[test]
-fn a_compaction_beside_a_snapshot_leaves_the_reserve() {
-    let mut ledger = Ledger::new(options().max_size(64 * EXTENT), seed());
-    let end = fill(&mut ledger, 0);
-    let db = ledger.db();
-    let snapshot = db.begin_read().unwrap();
-    (0..end).filter(|n| n % 8 == 0).for_each(|n| ledger.delete(n));
-    for _ in 0..3 {
-        match db.compact(|_| true) {
-            Ok(_) | Err(Error::MaxSize { .. }) => {}
-            Err(e) => panic!("compact: {e}"),
-        }
-    }
-    (0..end).filter(|n| n % 8 != 0).for_each(|n| ledger.delete(n));
-    ledger.is_sound();
-    drop(snapshot);
-    assert!(fill(&mut ledger, end) > end + 1_000, "there is room again");
-    ledger.is_sound();
-}

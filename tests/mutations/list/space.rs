@@ -157,14 +157,6 @@ pub const ALL: &[Mutation] = &[
         why: "a little at the end of a file keeps it long",
     },
     Mutation {
-        name: "compaction_takes_the_reserve",
-        file: "src/engine/compact.rs",
-        before: "                    core.ensure_free(Kind::Log, 1, Claim::Put)?;\n",
-        after: "",
-        test: "--test space a_compaction_beside",
-        why: "on a full disk a compaction beside a snapshot leaves nothing for deletes",
-    },
-    Mutation {
         name: "merged_pages_retired_as_unseen",
         file: "src/index/shrink.rs",
         before: "self.retire_page(entry.page(), change.seq, !entry.is_mutable());",
