@@ -84,12 +84,15 @@ struct State {
     noise: Noise,
 }
 
+/// What somebody does beside a call, once.
+type Work = Box<dyn FnOnce() + Send>;
+
 struct Inner {
     file: NamedTempFile,
     extent: u64,
     state: Mutex<State>,
-    /// What somebody else does before space is given back.
-    beside: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// What somebody else does before a call of this kind.
+    beside: Mutex<Option<(Call, Work)>>,
 }
 
 /// The simulated disk, with one file. Clones are the same disk; each opening maps it anew, and knows of so many errors.
@@ -197,9 +200,18 @@ impl SimDisk {
         self.0.state.lock().deadly = true;
     }
 
-    /// Somebody else does this at the next call of `Disk::punch`, before anything is punched.
-    pub fn before_punch(&self, work: impl FnOnce() + Send + 'static) {
-        *self.0.beside.lock() = Some(Box::new(work));
+    /// Somebody else does this at the next sync, or for `Call::GiveBack` at the next call of `Disk::punch`, before
+    /// anything is synced or punched.
+    pub fn before(&self, call: Call, work: impl FnOnce() + Send + 'static) {
+        *self.0.beside.lock() = Some((call, Box::new(work)));
+    }
+
+    /// The turn of whoever waits for a call of this kind.
+    fn yield_to_other(&self, call: Call) {
+        let work = self.0.beside.lock().take_if(|(awaited, _)| *awaited as usize == call as usize);
+        if let Some((_, work)) = work {
+            work();
+        }
     }
 
     /// From now on a sync also fails if another one has, of somebody else, since the store was opened: once each, and
@@ -377,6 +389,7 @@ impl Disk for SimDisk {
         if len == 0 {
             return Ok(());
         }
+        self.yield_to_other(Call::Sync);
         let mut state = self.0.state.lock();
         let range = sectors(pos, len);
         match self.begin(&mut state, Call::Sync) {
@@ -410,8 +423,7 @@ impl Disk for SimDisk {
     }
 
     fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
-        let beside = self.0.beside.lock().take();
-        beside.into_iter().for_each(|work| work());
+        self.yield_to_other(Call::GiveBack);
         let mut state = self.0.state.lock();
         self.begin(&mut state, Call::GiveBack)?;
         file::punch(self.0.file.as_file(), pos, len)?;

@@ -194,7 +194,7 @@ fn what_is_being_punched_is_nobodys() {
     let (told, heard) = std::sync::mpsc::channel();
     let writes = [long, short];
     let beside = writes.clone();
-    disk.before_punch(move || {
+    disk.before(Call::GiveBack, move || {
         let commits = beside.iter().map(|writes| commit(&other, Durability::Immediate, writes));
         told.send(commits.collect::<Result<Vec<_>, _>>()).expect("somebody listens");
     });
@@ -206,4 +206,30 @@ fn what_is_being_punched_is_nobodys() {
     assert_eq!(db.check(true).expect("a check"), []);
     let image = disk.now().expect("memory can be read").cut_anyhow(rng.next());
     judge(&base, image, &Promise::new(vec![expected]), "a cut after it", &mut rng);
+}
+
+/// A commit comes between the flush that a checkpoint begins with and its freeze: what the image holds of it is durable
+/// before a header names the image.
+#[test]
+fn a_checkpoint_names_no_log_that_is_not_there() {
+    let mut rng = Rng::new(seed());
+    let base = Base::empty();
+    let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+    let open = || disk.open(&options()).expect("a sound store");
+    let (db, other) = (open(), open());
+    let writes = [0, 10].map(|from| (from..from + 10).map(|n| (key(n), Some(rng.bytes(900)))).collect::<Writes>());
+    commit(&db, Durability::Eventual, &writes[0]).expect("a commit");
+    let (told, heard) = std::sync::mpsc::channel();
+    let beside = writes[1].clone();
+    disk.before(Call::Sync, move || {
+        told.send(commit(&other, Durability::Eventual, &beside)).expect("somebody listens");
+    });
+    db.checkpoint().expect("a checkpoint");
+    heard.try_recv().expect("the log was flushed").expect("a commit beside it");
+    let first = after(&base.state, &writes[0]);
+    let promise = Promise::new(vec![after(&first, &writes[1]), first]);
+    for n in 0..20 {
+        let image = disk.now().expect("memory can be read").cut_anyhow(rng.next());
+        judge(&base, image, &promise, &format!("cut {n} after it"), &mut rng);
+    }
 }

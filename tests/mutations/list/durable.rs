@@ -120,7 +120,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/checkpoint.rs",
         before: "self.wait_durable(image.blob.seq)?;",
         after: "",
-        test: "--test power a_cut_at_every_call",
+        test: "--test power a_checkpoint_names",
         why: "a checkpoint names log that is not there",
     },
     Mutation {
