@@ -251,8 +251,6 @@ pub struct Core {
     pub volatile_fs: bool,
     /// Whether reads verify checksums.
     pub verify: bool,
-    /// Extents of the file when the file system last refused to make it longer; 0: it has not.
-    pub refused: AtomicU64,
 }
 
 impl Core {

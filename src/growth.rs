@@ -3,8 +3,6 @@
 //! The extent table lies in chunks, each as large as all before it, so that it grows without moving. Everything here
 //! runs under the writer lock, or alone, but for `punch`.
 
-use std::sync::atomic::Ordering;
-
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::{Error, Result};
 use crate::format::extent::{ExtentState, Kind};
@@ -53,9 +51,10 @@ impl Core {
             return Err(Error::MaxSize { path: self.path.clone(), needed: end - position, max });
         }
         crate::fault::point();
-        self.disk.allocate(position, end - position).map_err(|source| {
-            self.refused.store(count, Ordering::Relaxed);
-            Error::Full { path: self.path.clone(), needed: end - position, source }
+        self.disk.allocate(position, end - position).map_err(|source| Error::Full {
+            path: self.path.clone(),
+            needed: end - position,
+            source,
         })?;
         self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
         let mut first = count;

@@ -213,6 +213,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Frees what only waits for a checkpoint, as far as that goes.
+    pub fn reclaim(&self) {
+        if let Err(e) = self.checkpoint() {
+            log::warn!("no checkpoint to free space: {e}");
+        }
+    }
+
     /// How many times over a checkpoint is due: 0, 1, or 2 and more. Asked for on each commit, so it must cost no walk.
     fn limits_passed(&self) -> u64 {
         let core = &self.core;

@@ -53,7 +53,7 @@ pub struct Worth {
 }
 
 /// Commits leave segments alone that would give less than a tenth.
-pub const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
+const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
 
 impl Engine {
     /// Adds live records of the victim to a batch, if there is too much dead space.

@@ -10,7 +10,6 @@ pub mod keeper;
 pub mod lock;
 pub mod open;
 pub mod recover;
-pub mod room;
 pub mod sync;
 pub mod takeover;
 
@@ -43,9 +42,6 @@ pub struct Engine {
     /// The thread that gives the writer lock back when it is idle.
     keeper: Keeper,
     settings: Settings,
-    /// Which quarter of an extent the tail was in and how much was free when room was made last because the file could
-    /// not grow.
-    short_at: Mutex<(u64, u64)>,
     /// Forks before this handle was made.
     fork_generation: u64,
     this: Weak<Engine>,
@@ -75,7 +71,6 @@ impl Engine {
             background: Mutex::default(),
             keeper: Keeper::default(),
             settings,
-            short_at: Mutex::default(),
             fork_generation: fork::generation(),
             this: this.clone(),
         })

@@ -26,7 +26,6 @@ use crate::format::{MAX_EXTENT, MIN_EXTENT};
 use crate::options::Options;
 use crate::readers::{Lanes, bytes};
 use crate::space::Claim;
-use crate::sys::atomic::AtomicU64;
 use crate::sys::disk::{Disk, FileDisk, PrivateDisk};
 use crate::sys::file::{self, FileSystem, Identity};
 use crate::sys::fork;
@@ -268,7 +267,6 @@ fn attach_with(
         writable: write,
         volatile_fs,
         verify: options.verify_checksums,
-        refused: AtomicU64::new(0),
     };
     let ready = core.set_up(role, &header, options);
     core.settled(ready)?;

@@ -92,9 +92,8 @@ impl<'db> WriteTxn<'db> {
         } else {
             let committed = match engine.commit_batch(writer.batch_mut(), durability) {
                 Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => {
-                    let bytes = writer.batch().bytes();
                     drop(writer);
-                    engine.make_room(bytes);
+                    engine.reclaim();
                     return Err(full);
                 }
                 done => done?,
@@ -112,7 +111,6 @@ impl<'db> WriteTxn<'db> {
             // The commit stands; the next one tries again.
             log::warn!("checkpoint: {e}");
         }
-        engine.make_room_if_short();
         Ok(seq)
     }
 

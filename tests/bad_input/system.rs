@@ -296,11 +296,6 @@ fn fill(path: &Path, options: &Options, is_full: fn(&Error) -> bool) {
             assert!(is_full(&txn.commit().unwrap_err()));
             is_sound(&db, &model);
             assert!(fs::metadata(path).unwrap().len() <= 4 * MIB + (64 << 10));
-            // Of short pairs the copies of the index take as much.
-            if value.len() > 100 {
-                overwrite(&db, &mut model, value, is_full);
-                is_sound(&db, &model);
-            }
             if round == 1 {
                 // Opening needs no more space than there was.
                 drop(db);
@@ -333,40 +328,22 @@ fn put_until_full(db: &Db, model: &mut Pairs, value: &[u8], is_full: fn(&Error) 
     }
 }
 
-/// With a quarter of the pairs gone, the others can be overwritten for ever: what dies makes room.
-fn overwrite(db: &Db, model: &mut Pairs, value: &[u8], is_full: fn(&Error) -> bool) {
-    let order: Vec<u32> = (0..).filter(|&n| model.contains_key(&key(n))).take(model.len()).collect();
-    let (gone, kept): (Vec<u32>, Vec<u32>) = order.into_iter().partition(|n| n % 4 == 0);
-    gone.into_iter().for_each(|n| delete(db, model, n, is_full));
-    let keys = kept.len();
-    for i in 0..4 * keys {
-        let n = kept[i * 7_919 % keys];
-        let mut txn = db.begin_write().unwrap();
-        txn.put(&key(n), value).unwrap();
-        txn.commit().unwrap_or_else(|e| panic!("overwrite {i} of {keys} keys: {e}"));
-    }
-}
-
 /// Deletes all but ten, from the oldest on or all over the place. Deletes need space too; a checkpoint gives back what
 /// those before have freed.
 fn delete_most(db: &Db, model: &mut Pairs, scattered: bool, is_full: fn(&Error) -> bool) {
-    let mut order: Vec<u32> = (0..).filter(|&n| model.contains_key(&key(n))).take(model.len() - 10).collect();
+    let mut order: Vec<u32> = (0..model.len() as u32 - 10).collect();
     if scattered {
         order.sort_by_cached_key(|&n| key(n));
     }
     for n in order {
-        delete(db, model, n, is_full);
-    }
-}
-
-fn delete(db: &Db, model: &mut Pairs, n: u32, is_full: fn(&Error) -> bool) {
-    match db.delete(&key(n)) {
-        Ok(was_there) => assert!(was_there),
-        Err(e) if is_full(&e) => {
-            db.checkpoint().unwrap();
-            assert!(db.delete(&key(n)).unwrap());
+        match db.delete(&key(n)) {
+            Ok(was_there) => assert!(was_there),
+            Err(e) if is_full(&e) => {
+                db.checkpoint().unwrap();
+                assert!(db.delete(&key(n)).unwrap());
+            }
+            Err(e) => panic!("delete: {e}"),
         }
-        Err(e) => panic!("delete: {e}"),
+        model.remove(&key(n));
     }
-    model.remove(&key(n));
 }

@@ -161,9 +161,7 @@ impl Store {
         let (lanes, geometry) = (Lanes::default(), self.geometry);
         let (shared, writable, volatile_fs, verify) = (true, true, true, false);
         let pane = geometry.pane(&map).expect("mapped");
-        let refused = model::AtomicU64::new(0);
-        let core =
-            Core { path, disk, pane, map, locks, geometry, lanes, shared, writable, volatile_fs, verify, refused };
+        let core = Core { path, disk, pane, map, locks, geometry, lanes, shared, writable, volatile_fs, verify };
         core.enter_process().expect("a process number");
         let settings = Settings {
             checkpoint_bytes: None,

@@ -125,14 +125,6 @@ pub const ALL: &[Mutation] = &[
         why: "compaction moves records to the rear again, and the file cannot be cut",
     },
     Mutation {
-        name: "no_room_is_made",
-        file: "src/txn/write.rs",
-        before: "        engine.make_room_if_short();\n",
-        after: "",
-        test: "--test bad_input at_its_greatest_size_a_store",
-        why: "a transaction is refused although dead log could make room for it",
-    },
-    Mutation {
         name: "volatile_not_cleared",
         file: "src/engine/recover.rs",
         before: "        self.clear_volatile()?;",
@@ -155,13 +147,5 @@ pub const ALL: &[Mutation] = &[
         after: "",
         test: "--test space a_close_shortens",
         why: "a little at the end of a file keeps it long",
-    },
-    Mutation {
-        name: "merged_pages_retired_as_unseen",
-        file: "src/index/shrink.rs",
-        before: "self.retire_page(entry.page(), change.seq, !entry.is_mutable());",
-        after: "self.retire_page(entry.page(), change.seq, false);",
-        test: "--test power frozen_pages_outlive",
-        why: "index pages that the checkpoint names are reused",
     },
 ];
