@@ -216,6 +216,11 @@ impl Geometry {
         round_up(self.pages() * 8, crate::format::PAGE) / crate::format::PAGE
     }
 
+    /// Pages of an index extent that hold slots.
+    pub fn slot_pages(&self) -> u64 {
+        self.pages() - self.map_pages()
+    }
+
     /// The control words and tables that have their place for ever.
     pub fn pane(&self, map: &Arc<Map>) -> Option<Pane> {
         map.pane(self.extent, (VOLATILE_LEN / 8) as usize)
@@ -449,8 +454,7 @@ impl Core {
 
     /// Makes a range durable.
     pub fn sync_range(&self, position: u64, len: u64) -> Result<()> {
-        fault::point();
-        self.disk.sync(position, len).map_err(|e| self.io("sync", position, e))
+        self.sync_ranges(&[(position, len)])
     }
 
     /// Makes ranges durable together.

@@ -33,7 +33,7 @@ impl Core {
             self.set_page_state(first + n * PAGE, state);
         }
         self.extent(number).set_live(self.geometry.map_pages());
-        self.add(Word::FreePages, (self.geometry.pages() - self.geometry.map_pages()) as i64);
+        self.add(Word::FreePages, self.geometry.slot_pages() as i64);
     }
 
     /// Makes sure that `count` pages can be handed out without asking for space.
@@ -173,7 +173,7 @@ impl Core {
             return Ok(());
         }
         self.add(Word::FreePages, freed);
-        let own = self.geometry.pages() - map_pages;
+        let own = self.geometry.slot_pages();
         if busy == map_pages && self.get(Word::FreePages) >= 2 * own + spare {
             self.add(Word::FreePages, -(own as i64));
             self.free_run(number);

@@ -336,10 +336,8 @@ impl Core {
         // What lies between them belongs to the next checkpoint, which would write it again.
         let runs = positions.chunk_by(|&a, &b| a + PAGE == b).map(|run| (run[0], run.len() as u64 * PAGE));
         let runs: Vec<(u64, u64)> = runs.collect();
-        for &(first, len) in &runs {
-            if again {
-                self.rewrite(first, len)?;
-            }
+        if again {
+            self.rewrite(&runs)?;
         }
         self.sync_ranges(&runs).map_err(|e| self.poison(e))?;
         self.set(Word::PagesActive, 0);

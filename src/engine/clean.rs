@@ -109,8 +109,8 @@ impl Engine {
 impl Core {
     /// Whether dead bytes of the log pass the limit, or did since the last checkpoint: what is cleaned is reused only
     /// after the next one, and a victim that is taken shortly before it has lost more records than one that was taken
-    /// long before. While a reader holds back what is retired already, copying gives
-    /// nothing back, so that counts against it.
+    /// long before. While a reader holds back what is retired already, copying gives nothing back, so that counts
+    /// against it.
     fn wants_cleaning(&self, ends: Ends, max_dead_ratio: f64) -> bool {
         let extent = self.geometry.extent;
         let log = self.get(Word::LogExtents).saturating_mul(extent);

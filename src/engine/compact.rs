@@ -147,14 +147,17 @@ impl Engine {
     fn shrink_index(&self, thrift: Thrift, leave: &[u64]) -> Result<()> {
         let core = &self.core;
         let pages = core.pages_in_use();
-        let extents = pages / (core.geometry.pages() - core.geometry.map_pages()) + 1;
+        let extents = pages / core.geometry.slot_pages() + 1;
+        if !leave.is_empty() {
+            let _writer = self.lock_writer()?;
+            leave.iter().for_each(|&n| core.leave_index_extent(n));
+        }
         let mut cursor = Some(0);
         while let Some(mut at) = cursor {
             let _writer = self.lock_writer()?;
             // What gives way is free only after a commit and a checkpoint, and until then deletes need pages too.
             core.ensure_free(Kind::Index, extents, Claim::Put)?;
             if !leave.is_empty() {
-                leave.iter().for_each(|&n| core.leave_index_extent(n));
                 // Those in front first.
                 core.set(Word::PageHint, 0);
                 core.prefer_front(u64::MAX);
@@ -295,7 +298,7 @@ impl Core {
 
     /// Index extents that so many pages fill.
     fn index_extents_for(&self, pages: u64) -> u64 {
-        pages.div_ceil(self.geometry.pages() - self.geometry.map_pages())
+        pages.div_ceil(self.geometry.slot_pages())
     }
 
     /// All index extents but the fullest `but`, with their pages in use.
@@ -308,9 +311,8 @@ impl Core {
     /// Extents of a file that is as short as it can be.
     fn goal(&self) -> u64 {
         let (log, pages) = (self.live_log(), self.pages_in_use());
-        let own = self.geometry.pages() - self.geometry.map_pages();
         let log = log / self.geometry.extent + 2;
-        self.geometry.fixed_extents() + log + log / 32 + pages / own + 1 + 2 * self.next_blob()
+        self.geometry.fixed_extents() + log + log / 32 + pages / self.geometry.slot_pages() + 1 + 2 * self.next_blob()
     }
 
     /// The first extent behind those that a closed store needs, and room for the standing reserve.

@@ -146,7 +146,7 @@ impl Core {
                 _ => runs.push((position, len)),
             }
         }
-        runs.iter().try_for_each(|&(position, len)| self.rewrite(position, len))?;
+        self.rewrite(&runs)?;
         self.sync_ranges(&runs)
     }
 

@@ -69,10 +69,8 @@ impl Core {
         self.set(Word::SyncActive, self.me().max(1));
         let (seq, ends) = self.ends();
         let pieces = self.log_between(self.get(Word::Cursor), ends.tail).map_err(|e| self.cause(e))?;
-        for &(position, len) in &pieces {
-            if again {
-                self.rewrite(position, len)?;
-            }
+        if again {
+            self.rewrite(&pieces)?;
         }
         self.sync_ranges(&pieces).map_err(|e| self.poison(e))?;
         // A sync of a page that was lost says that all is well.
@@ -110,14 +108,16 @@ impl Core {
         Ok((self.position_of(head), self.position_of(head + self.extent(head).run())))
     }
 
-    /// Writes a range again as it stands, so that the next sync writes it to the disk.
-    pub fn rewrite(&self, position: u64, len: u64) -> Result<()> {
-        let mut at = position;
-        while at < position + len {
-            let part = CHUNK.min(position + len - at);
-            let bytes = self.bytes(at, part).ok_or_else(|| self.corrupt(at, "file too short"))?.to_vec();
-            self.write(at, &bytes)?;
-            at += part;
+    /// Writes ranges again as they stand, so that the next sync writes them to the disk.
+    pub fn rewrite(&self, ranges: &[(u64, u64)]) -> Result<()> {
+        for &(position, len) in ranges {
+            let mut at = position;
+            while at < position + len {
+                let part = CHUNK.min(position + len - at);
+                let bytes = self.bytes(at, part).ok_or_else(|| self.corrupt(at, "file too short"))?.to_vec();
+                self.write(at, &bytes)?;
+                at += part;
+            }
         }
         Ok(())
     }

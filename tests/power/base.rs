@@ -1,5 +1,6 @@
 //! What histories begin with, and short histories that reach every protocol.
 
+use slotdb::sim::SimDisk;
 use slotdb::{Db, Durability, Options};
 use tempfile::TempDir;
 
@@ -20,6 +21,11 @@ pub struct Base {
 }
 
 impl Base {
+    /// A simulated disk with the store on it.
+    pub fn disk(&self) -> SimDisk {
+        SimDisk::new(self.dir.path(), self.image.clone(), EXTENT).expect("room for a disk")
+    }
+
     pub fn empty() -> Base {
         Base::new(false, |_| {})
     }

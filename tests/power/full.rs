@@ -2,7 +2,7 @@
 
 use slotdb::Durability::{Eventual, Immediate};
 
-use slotdb::sim::{Call, SimDisk};
+use slotdb::sim::Call;
 
 use super::base::{Base, EXTENT, key};
 use super::judge::Cuts;
@@ -37,7 +37,7 @@ fn a_full_disk_is_compacted_and_filled_again() {
 #[test]
 fn each_extent_of_index_pages_is_scattered() {
     let base = Base::empty();
-    let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+    let disk = base.disk();
     let mut calm = options();
     calm.checkpoint_bytes(1 << 30);
     let db = disk.open(&calm).expect("the store opens");

@@ -182,7 +182,7 @@ fn frozen_pages_outlive_their_copies() {
 fn what_is_being_punched_is_nobodys() {
     let mut rng = Rng::new(seed());
     let base = Base::empty();
-    let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+    let disk = base.disk();
     let open = || disk.open(&options()).expect("a sound store");
     let (db, other) = (open(), open());
     let eventual = |writes: &Writes| commit(&db, Durability::Eventual, writes).expect("a commit");
@@ -214,7 +214,7 @@ fn what_is_being_punched_is_nobodys() {
 fn a_checkpoint_names_no_log_that_is_not_there() {
     let mut rng = Rng::new(seed());
     let base = Base::empty();
-    let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+    let disk = base.disk();
     let open = || disk.open(&options()).expect("a sound store");
     let (db, other) = (open(), open());
     let writes = [0, 10].map(|from| (from..from + 10).map(|n| (key(n), Some(rng.bytes(900)))).collect::<Writes>());

@@ -125,7 +125,7 @@ impl Run {
     }
 
     fn closed(base: &Base) -> Run {
-        let disk = SimDisk::new(base.dir.path(), base.image.clone(), EXTENT).expect("room for a disk");
+        let disk = base.disk();
         let promises = vec![Promise::new(vec![base.state.clone()])];
         Run {
             base: base.clone(),

@@ -62,8 +62,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "dead_leaders_log_not_rewritten",
         file: "src/engine/sync.rs",
-        before: "            if again {",
-        after: "            if again && position == 1 {",
+        before: "        if again {",
+        after: "        if again && pieces.is_empty() {",
         test: "SLOTDB_ROUNDS=3 --test power a_writer_has_died",
         why: "a sync of pages that a failed one left clean",
     },
@@ -78,8 +78,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "dead_checkpointers_pages_not_rewritten",
         file: "src/engine/checkpoint.rs",
-        before: "            if again {",
-        after: "            if again && runs.is_empty() {",
+        before: "        if again {",
+        after: "        if again && runs.is_empty() {",
         test: "SLOTDB_ROUNDS=3 --test power a_checkpointer_has_died",
         why: "a sync of pages that a failed one left clean",
     },
@@ -142,7 +142,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "replayed_log_not_rewritten",
         file: "src/engine/recover.rs",
-        before: "        runs.iter().try_for_each(|&(position, len)| self.rewrite(position, len))?;\n",
+        before: "        self.rewrite(&runs)?;\n",
         after: "",
         test: "--test power every_call_fails",
         why: "pages that a failed sync left clean count as durable",
