@@ -17,9 +17,8 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::format::header::Header;
-use crate::format::round_up;
 use crate::format::slot::Root;
+use crate::geometry::Geometry;
 use crate::readers::Lanes;
 use crate::sys::atomic::{AtomicU64, fence};
 use crate::sys::disk::Disk;
@@ -172,64 +171,6 @@ pub struct Ends {
     pub live_bytes: u64,
     /// Bytes of log written since the store was recovered.
     pub log_total: u64,
-}
-
-/// What a store is, for as long as it exists.
-#[derive(Clone, Copy, Debug)]
-pub struct Geometry {
-    /// Bytes of an extent.
-    pub extent: u64,
-    /// Seed of the key hash.
-    pub seed: u64,
-    /// Identity.
-    pub uuid: [u8; 16],
-    /// Creation time, nanoseconds since the epoch.
-    pub created: u64,
-    /// Where the extents begin that may hold records: behind the header and the volatile words.
-    pub records_from: u64,
-}
-
-impl Geometry {
-    /// The geometry a header names.
-    pub fn of(header: &Header) -> Geometry {
-        Geometry::new(header.extent_size.get(), header.hash_seed.get(), header.uuid, header.created.get())
-    }
-
-    /// The geometry of a store with extents of so many bytes.
-    pub fn new(extent: u64, seed: u64, uuid: [u8; 16], created: u64) -> Geometry {
-        let records_from = extent + VOLATILE_LEN.next_multiple_of(extent);
-        Geometry { extent, seed, uuid, created, records_from }
-    }
-
-    /// Extents that hold the header and the volatile words.
-    pub fn fixed_extents(&self) -> u64 {
-        self.records_from / self.extent
-    }
-
-    /// Pages of an extent.
-    pub fn pages(&self) -> u64 {
-        self.extent / crate::format::PAGE
-    }
-
-    /// Pages at the start of an index extent that hold its page map.
-    pub fn map_pages(&self) -> u64 {
-        round_up(self.pages() * 8, crate::format::PAGE) / crate::format::PAGE
-    }
-
-    /// Pages of an index extent that hold slots.
-    pub fn slot_pages(&self) -> u64 {
-        self.pages() - self.map_pages()
-    }
-
-    /// The control words and tables that have their place for ever.
-    pub fn pane(&self, map: &Arc<Map>) -> Option<Pane> {
-        map.pane(self.extent, (VOLATILE_LEN / 8) as usize)
-    }
-
-    /// Position of header slot B.
-    pub fn slot_b(&self) -> u64 {
-        self.extent / 2
-    }
 }
 
 /// One open store in one process: disk, map, locks, and the words all processes share.

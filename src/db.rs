@@ -214,7 +214,7 @@ impl Db {
         self.settled(engine.wait_durable(engine.core.ends().0))
     }
 
-    /// Sizes and counts. Cost: a walk over the extent table, one word for 2 MiB.
+    /// Sizes and counts. Cost: a walk over the extent table, one word for 128 KiB.
     pub fn stats(&self) -> Result<Stats> {
         self.engine().check_fork()?;
         self.settled(self.engine().stats())

@@ -7,6 +7,8 @@ use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store}
 use crate::error::{Error, Result};
 use crate::format::extent::{ExtentState, Kind};
 use crate::format::{MAX_POSITION, round_up};
+use crate::space::FRONT;
+use crate::sys::map::HUGE_FROM;
 
 /// Growth is so much of the file, ...
 const GROWTH_SHARE: u64 = 64;
@@ -32,7 +34,11 @@ impl Core {
     pub fn grow(&self, need: u64) -> Result<()> {
         let extent = self.geometry.extent;
         let count = self.extents();
-        let generous = need.max((count / GROWTH_SHARE).min(MOST_GROWTH / extent));
+        let mut generous = need.max((count / GROWTH_SHARE).min(MOST_GROWTH / extent));
+        if self.position_of(count + generous) > HUGE_FROM {
+            // Whole blocks.
+            generous = (count + generous).next_multiple_of(self.geometry.block()) - count;
+        }
         match self.grow_by(count, generous) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if generous > need => self.grow_by(count, need),
             other => other,
@@ -114,16 +120,24 @@ impl Core {
     /// Gives holes space again, those in front first, until `need` extents are free. Stops short of it when the disk is
     /// full; what looks like a hole may have its space, so each is asked for.
     pub fn fill_holes(&self, need: u64) {
-        let extent = self.geometry.extent;
         for n in 0..self.extents() {
             if self.get(Word::Free) >= need {
                 return;
             }
-            if self.extent(n).state().kind() == Kind::Hole && self.disk.allocate(self.position_of(n), extent).is_ok() {
-                self.extent(n).set_state(ExtentState::new(Kind::Free));
-                self.add(Word::Free, 1);
+            if self.extent(n).state().kind() == Kind::Hole {
+                self.fill_hole(n);
             }
         }
+    }
+
+    /// Gives a hole space again, if there is some.
+    pub fn fill_hole(&self, number: u64) -> bool {
+        let filled = self.disk.allocate(self.position_of(number), self.geometry.extent).is_ok();
+        if filled {
+            self.extent(number).set_state(ExtentState::new(Kind::Free));
+            self.add(Word::Free, 1);
+        }
+        filled
     }
 
     /// Lets the next extent that is handed out be the first one that is not in use, if that lies before `end`: a hole
@@ -131,12 +145,10 @@ impl Core {
     pub fn prefer_front(&self, end: u64) {
         let is_room = |&n: &u64| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
         let Some(first) = (0..end.min(self.extents())).find(is_room) else { return };
-        let is_hole = self.extent(first).state().kind() == Kind::Hole;
-        if is_hole && self.disk.allocate(self.position_of(first), self.geometry.extent).is_ok() {
-            self.extent(first).set_state(ExtentState::new(Kind::Free));
-            self.add(Word::Free, 1);
+        if self.extent(first).state().kind() == Kind::Hole {
+            self.fill_hole(first);
         }
-        self.set(Word::FreeHint, 0);
+        self.set(Word::FreeHint, FRONT);
     }
 
     /// First of `run` extents in a row that are free or holes; the holes among them have space now.

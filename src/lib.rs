@@ -36,6 +36,7 @@ mod error;
 #[doc(hidden)]
 pub mod fault;
 mod format;
+mod geometry;
 mod growth;
 mod guard;
 mod index;

@@ -31,8 +31,8 @@ pub enum WriterLock {
 /// Options for opening a store.
 ///
 /// Handles of one file in one process share an engine: `reserve`, `checkpoint_bytes`, `lock_timeout`, `writer_lock`,
-/// `max_dead_ratio`, `guard_sigbus` and `verify_checksums` are those of the first one; `durability` is each handle's
-/// own.
+/// `max_dead_ratio`, `slack`, `guard_sigbus` and `verify_checksums` are those of the first one; `durability` is each
+/// handle's own.
 ///
 /// ```
 /// # fn main() -> slotdb::Result<()> {
@@ -56,6 +56,7 @@ pub struct Options {
     pub(crate) lock_timeout: Duration,
     pub(crate) writer_lock: WriterLock,
     pub(crate) max_dead_ratio: f64,
+    pub(crate) slack: u64,
     pub(crate) guard_sigbus: bool,
     pub(crate) verify_checksums: bool,
 }
@@ -67,13 +68,14 @@ impl Default for Options {
             create_new: false,
             read_only: false,
             durability: Durability::Immediate,
-            extent_size: 2 << 20,
+            extent_size: 128 << 10,
             max_size: None,
             reserve: 256 << 30,
             checkpoint_bytes: None,
             lock_timeout: Duration::from_secs(60),
             writer_lock: WriterLock::Adaptive,
             max_dead_ratio: 0.35,
+            slack: 32 << 20,
             guard_sigbus: false,
             verify_checksums: false,
         }
@@ -114,7 +116,8 @@ impl Options {
         self
     }
 
-    /// Bytes of an extent, the unit of space: a power of two from 64 KiB to 64 MiB. Fixed at creation. Default: 2 MiB.
+    /// Bytes of an extent, the unit of space: a power of two from 64 KiB to 64 MiB. Fixed at creation.
+    /// Default: 128 KiB.
     pub fn extent_size(&mut self, bytes: u64) -> &mut Self {
         self.extent_size = bytes;
         self
@@ -157,6 +160,14 @@ impl Options {
     /// mostly dead segments. Lower: a smaller file, more copying. Default: 0.35.
     pub fn max_dead_ratio(&mut self, ratio: f64) -> &mut Self {
         self.max_dead_ratio = ratio;
+        self
+    }
+
+    /// How many bytes a small store may take beyond twice what lives in it. Up to an eighth of this may be dead before
+    /// this handle's commits clean, and up to a fourth may wait for a checkpoint. Less: smaller files of small stores,
+    /// more copying and checkpoints. Default: 32 MiB.
+    pub fn slack(&mut self, bytes: u64) -> &mut Self {
+        self.slack = bytes;
         self
     }
 

@@ -43,7 +43,7 @@ impl Core {
         }
         if self.get(Word::RetiredPages) >= self.geometry.pages() / 8 {
             // It may give many.
-            self.sweep_pages()?;
+            self.sweep_pages(self.spare_pages())?;
         }
         while self.get(Word::FreePages) < count {
             // Not an index extent before its page map is right: a death in between leaves it out of use.
@@ -125,14 +125,19 @@ impl Core {
         }
     }
 
-    /// Turns retired pages into free ones where the rule of reuse allows it.
-    pub fn sweep_pages(&self) -> Result<()> {
-        if self.get(Word::RetiredPages) == 0 {
+    /// Free pages that are kept for copies: as many as are in use when all of them are copied after a freeze, and an
+    /// extent of them.
+    pub fn spare_pages(&self) -> u64 {
+        self.pages_in_use() + self.geometry.slot_pages()
+    }
+
+    /// Turns retired pages into free ones where the rule of reuse allows it; and index extents without pages in use, as
+    /// long as `spare` free pages are left.
+    pub fn sweep_pages(&self, spare: u64) -> Result<()> {
+        if self.get(Word::RetiredPages) == 0 && self.get(Word::FreePages) < self.geometry.slot_pages() + spare {
             return Ok(());
         }
         let (horizon, checkpoint) = (self.horizon()?, self.get(Word::Checkpoint));
-        // As many again are needed when all of them are copied after a freeze.
-        let spare = self.pages_in_use();
         for number in 0..self.extents() {
             if self.extent(number).state().kind() == Kind::Index {
                 self.sweep_index_extent(number, horizon, checkpoint, spare)?;
@@ -174,7 +179,7 @@ impl Core {
         }
         self.add(Word::FreePages, freed);
         let own = self.geometry.slot_pages();
-        if busy == map_pages && self.get(Word::FreePages) >= 2 * own + spare {
+        if busy == map_pages && self.get(Word::FreePages) >= own + spare {
             self.add(Word::FreePages, -(own as i64));
             self.free_run(number);
         }

@@ -6,6 +6,7 @@
 //! The one rule of reuse, for extents and pages: what was retired at F may be handed out when no reader is older than F
 //! and, if a checkpoint may name it, the durable checkpoint is F or later.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
@@ -13,6 +14,10 @@ use crate::error::Result;
 use crate::format::extent::{ExtentState, Kind};
 use crate::growth::chunk_of;
 use crate::sys::atomic::AtomicU64;
+use crate::sys::map::HUGE_FROM;
+
+/// Value of the hint for the next extent: the first one that is free, whatever lies beside it.
+pub const FRONT: u64 = u64::MAX;
 
 /// Who asks for space: puts leave the standing reserve alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +136,11 @@ impl Core {
     /// Hands out `run` extents in a row.
     pub fn take_run(&self, kind: Kind, run: u64, claim: Claim) -> Result<u64> {
         self.ensure_free(kind, run, claim)?;
-        let mut found = self.find_free(run);
+        let mut found = match run {
+            1 => self.find_place(kind),
+            _ if self.get(Word::FreeHint) == FRONT => self.find_with_holes(run),
+            _ => self.find_free(run),
+        };
         if found.is_none() {
             self.recount();
             self.ensure_free(kind, run, claim)?;
@@ -203,7 +212,7 @@ impl Core {
         let need = run
             + match claim {
                 Claim::Put => self.standing_reserve(),
-                Claim::Delete => self.next_blob() + u64::from(kind != Kind::Log),
+                Claim::Delete => self.next_blob() + if kind == Kind::Log { 0 } else { self.delete_reserve() },
                 Claim::Reserve => 0,
             };
         if self.get(Word::Free) >= need {
@@ -238,15 +247,22 @@ impl Core {
         self.standing_reserve() + (self.get(Word::LogExtents) / 4).max(4)
     }
 
-    /// Extents kept for deletes, checkpoints and recovery: the next blob, a segment, an extent of page copies, and the
-    /// working directory and table that a recovery needs are in use already.
+    /// Extents kept for deletes, checkpoints and recovery: the next blob, log and page copies of deletes. The working
+    /// directory and table that a recovery needs are in use already.
     pub fn standing_reserve(&self) -> u64 {
-        2 + self.next_blob()
+        2 * self.delete_reserve() + self.next_blob()
+    }
+
+    /// Extents for the log of deletes, and as many for their page copies: a 64th of the log, at most a block.
+    fn delete_reserve(&self) -> u64 {
+        (self.get(Word::LogExtents) / 64).clamp(1, self.geometry.block())
     }
 
     /// Extents of the next blob, at most.
     pub fn next_blob(&self) -> u64 {
-        let blob = self.get(Word::BlobLen) + self.extents() * 24;
+        // A page has 126 keys and more when it splits, and 16 bytes in a blob; an extent 24.
+        let pages = self.get(Word::BlobLen).max(self.ends().1.live_keys / 8);
+        let blob = pages + self.get(Word::LogExtents) * 24;
         (blob + blob / 4).div_ceil(self.geometry.extent)
     }
 
@@ -271,24 +287,72 @@ impl Core {
 
     /// First of `run` free extents in a row.
     fn find_free(&self, run: u64) -> Option<u64> {
-        if self.get(Word::Free) < run {
-            return None;
-        }
-        let end = self.extents();
-        let hint = if run == 1 { self.get(Word::FreeHint) } else { 0 };
-        let search = |from: u64, to: u64| {
-            let mut found = 0;
-            (from..to).find_map(|n| {
-                found = if self.extent(n).state().kind() == Kind::Free { found + 1 } else { 0 };
-                (found == run).then(|| n + 1 - run)
-            })
-        };
-        search(hint, end).or_else(|| search(0, hint.min(end)))
+        let mut found = 0;
+        (0..self.extents()).find_map(|n| {
+            found = if self.extent(n).state().kind() == Kind::Free { found + 1 } else { 0 };
+            (found == run).then(|| n + 1 - run)
+        })
     }
 
-    /// Brings the extent that is going to be handed out next into memory. A guess on which nobody relies: no lock.
+    /// A free extent for that use: in a block of its sort if there is one, or if a hole or growth can make one. But
+    /// where much is unused already, anywhere.
+    fn find_place(&self, kind: Kind) -> Option<u64> {
+        if self.get(Word::FreeHint) == FRONT || self.position_of(self.extents()) <= HUGE_FROM {
+            return self.find_free(1);
+        }
+        let own = || self.find_in_block(kind, Kind::Free);
+        own()
+            .or_else(|| self.filled_hole(kind))
+            .or_else(|| self.grow_for_block().then(own)?)
+            .or_else(|| self.find_free(1))
+    }
+
+    /// A hole in a block of that sort, with space again.
+    fn filled_hole(&self, kind: Kind) -> Option<u64> {
+        let hole = self.find_in_block(kind, Kind::Hole)?;
+        self.fill_hole(hole).then_some(hole)
+    }
+
+    /// Whether the file grew, since little of it is unused.
+    fn grow_for_block(&self) -> bool {
+        let few = self.standing_reserve() + (self.extents() / 32).max(2 * self.geometry.block());
+        self.get(Word::Free) <= few && self.grow(1).is_ok()
+    }
+
+    /// An unused extent of a block that holds nothing of another sort: log, which comes into memory in huge pages,
+    /// shares none of them with what is stored to here and there.
+    fn find_in_block(&self, sort: Kind, unused: Kind) -> Option<u64> {
+        self.find_from_block(self.hinted_block(), sort, unused)
+    }
+
+    /// The block where the search begins.
+    fn hinted_block(&self) -> u64 {
+        self.get(Word::FreeHint).min(self.extents()) / self.geometry.block()
+    }
+
+    fn find_from_block(&self, first: u64, sort: Kind, unused: Kind) -> Option<u64> {
+        let (end, block) = (self.extents(), self.geometry.block());
+        let blocks = end.div_ceil(block);
+        (first..blocks).chain(0..first).find_map(|n| self.find_in(n * block..end.min((n + 1) * block), sort, unused))
+    }
+
+    /// An unused extent of a block, if what it holds is of that sort.
+    fn find_in(&self, block: Range<u64>, sort: Kind, unused: Kind) -> Option<u64> {
+        let mut found = None;
+        for n in block {
+            match self.extent(n).state().kind() {
+                kind if kind == unused => found = found.or(Some(n)),
+                Kind::Free | Kind::Hole | Kind::Punching | Kind::Inner => {}
+                other if (other == Kind::Log || other == Kind::Retired) == (sort == Kind::Log) => {}
+                _ => return None,
+            }
+        }
+        found
+    }
+
+    /// Brings the block where the log is going to go on into memory. A guess on which nobody relies: no lock.
     pub fn populate_next(&self) {
-        if let Some(next) = self.find_free(1) {
+        if let Some(next) = self.find_from_block(self.hinted_block() + 1, Kind::Log, Kind::Free) {
             self.map.populate(self.position_of(next), self.geometry.extent);
         }
     }

@@ -22,7 +22,7 @@ type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn options() -> Options {
     let mut options = Options::new();
-    options.create(true).extent_size(EXTENT).durability(Durability::Eventual);
+    options.create(true).extent_size(EXTENT).slack(32 * EXTENT).durability(Durability::Eventual);
     options
 }
 

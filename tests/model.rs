@@ -126,8 +126,8 @@ impl Case {
         let mut rng = Rng::new(seed);
         // A real disk now and then: the flushes of all cases would take minutes.
         let dir = if rng.one_in(32) { tempfile::tempdir().unwrap() } else { fast_dir() };
-        let mut options = Options::new();
-        options.create(true).extent_size(*rng.pick(profile.extents));
+        let (mut options, extent) = (Options::new(), *rng.pick(profile.extents));
+        options.create(true).extent_size(extent).slack(32 * extent);
         if let Some(bytes) = *rng.pick(profile.checkpoint_bytes) {
             options.checkpoint_bytes(bytes);
         }

@@ -23,11 +23,8 @@ use crate::sys::lock::Mode;
 const LEAST_LOG: u64 = 64 << 20;
 /// Extents retired since the last checkpoint that begin one: so much of the log, ...
 const RETIRED_SHARE: u64 = 4;
-/// ... but not fewer than this.
-const LEAST_RETIRED: u64 = 8;
-/// A file may be so much longer than what lives in it before commits wait for a checkpoint: as long again less a
-/// tenth, or so many extents.
-const LEAST_SLACK: u64 = 28;
+/// ... but not less than this share of the slack.
+const SLACK_SHARE: u64 = 4;
 /// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
 pub const CLOSE_LOG: u64 = 1 << 20;
 
@@ -60,7 +57,7 @@ impl Engine {
     /// Gives all free space but the standing reserve back to the file system.
     pub fn give_back_all(&self) -> Result<()> {
         self.as_checkpointer(|| {
-            self.give_back(self.core.standing_reserve());
+            self.give_back(self.core.standing_reserve(), 0);
             Ok(())
         })
     }
@@ -116,15 +113,16 @@ impl Engine {
         if let Ok(_writer) = self.lock_writer() {
             core.free_blobs(image.first);
         }
-        self.give_back(core.working_reserve());
+        self.give_back(core.working_reserve(), core.spare_pages());
         Ok(true)
     }
 
-    /// Gives free space beyond `keep` extents back to the file system. Under the checkpoint lock.
-    fn give_back(&self, keep: u64) {
+    /// Gives free space beyond `keep` extents and `spare` index pages back to the file system. Under the checkpoint
+    /// lock.
+    fn give_back(&self, keep: u64, spare: u64) {
         let core = &self.core;
         let aside = self.lock_writer().and_then(|_writer| {
-            core.sweep_pages()?;
+            core.sweep_pages(spare)?;
             core.sweep_extents()?;
             // From here on space in front is taken first.
             core.set(Word::FreeHint, 0);
@@ -229,13 +227,13 @@ impl Engine {
         let times = |amount: u64, limit: u64| u64::from(amount >= limit) + u64::from(amount / 2 >= limit);
         let log = times(self.log_since_checkpoint(), asked.unwrap_or(LEAST_LOG.max(index / 2)).max(1));
         let retired = core.get(Word::RetiredTotal).saturating_sub(core.get(Word::CheckpointRetired));
-        let share = LEAST_RETIRED.max(core.get(Word::LogExtents) / RETIRED_SHARE);
-        let least = core.extent_of(asked.unwrap_or(0));
-        let due = log.max(times(retired, share.max(least)));
-        let is_tight = retired >= LEAST_RETIRED.max(least) && core.is_tight(index);
+        let slack = self.settings.slack;
+        let least = core.extent_of(asked.unwrap_or(0).max(slack / SLACK_SHARE));
+        let due = log.max(times(retired, least.max(core.get(Word::LogExtents) / RETIRED_SHARE)));
+        let is_tight = retired >= least && core.is_tight(core.most(index, slack));
         // On a full disk deletes and the cleaner use the reserve; what they have retired gives it back.
         let is_short = retired > 0 && core.get(Word::Free) < core.standing_reserve();
-        if is_tight || is_short || due == 1 && core.is_narrow(index) { 2 } else { due }
+        if is_tight || is_short || due == 1 && core.is_narrow(index, core.most(index, slack)) { 2 } else { due }
     }
 
     /// Waits for a checkpoint that this process runs beside the commits.
@@ -254,26 +252,27 @@ fn blob_extent(first: u64, run: u64, kind: u32, live: u64) -> BlobExtent {
 }
 
 impl Core {
-    /// Bytes that the file may have before commits wait for checkpoints: about twice the size of what lives in it.
-    fn most(&self, index: u64) -> u64 {
+    /// Bytes that the file may have before commits wait for checkpoints: about twice the size of what lives in it, or
+    /// the slack more.
+    fn most(&self, index: u64, slack: u64) -> u64 {
         let (_, ends) = self.ends();
         let live = ends.live_bytes.saturating_add(ends.live_keys.saturating_mul(32)).saturating_add(index);
-        (live.saturating_mul(2) - live / 10).max(live.saturating_add(self.position_of(LEAST_SLACK)))
+        (live.saturating_mul(2) - live / 10).max(live.saturating_add(slack))
     }
 
     /// The next segment would make a file longer that is long enough, for want of a checkpoint.
-    fn is_tight(&self, index: u64) -> bool {
+    fn is_tight(&self, most: u64) -> bool {
         let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
-        spare <= 1 && self.position_of(self.extents()) > self.most(index)
+        spare <= 1 && self.position_of(self.extents()) > most
     }
 
     /// Copies of all index pages, which commits beside a checkpoint may make, would make the file longer than it should
     /// be.
-    fn is_narrow(&self, index: u64) -> bool {
+    fn is_narrow(&self, index: u64, most: u64) -> bool {
         let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
         let room = self.position_of(spare) + self.get(Word::FreePages) * PAGE;
         let more = index.saturating_sub(room);
-        more > 0 && self.position_of(self.extents()).saturating_add(more) > self.most(index)
+        more > 0 && self.position_of(self.extents()).saturating_add(more) > most
     }
 
     /// Clears all mutable bits; lists the pages, and which of them changed since the last durable checkpoint.

@@ -6,7 +6,7 @@
 //! snapshots older than the move still find the old one, and it takes effect with the batch that it is part of.
 
 use crate::control::{Core, Ends, Word};
-use crate::engine::Engine;
+use crate::engine::{Engine, Settings};
 use crate::error::Result;
 use crate::format::extent::Kind as Use;
 use crate::format::hash_key;
@@ -20,8 +20,8 @@ const PACE: u64 = 8;
 const UNTIL: f64 = 0.6;
 /// Most bytes of a victim that one commit walks.
 const MOST: u64 = 1 << 20;
-/// Dead segments that are not worth a cleaner.
-const FEW: u64 = 4;
+/// A store's dead bytes are not worth a cleaner up to this share of its slack.
+const DEAD_SHARE: u64 = 8;
 
 /// How far a commit has walked its victim.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
 impl Engine {
     /// Adds live records of the victim to a batch, if there is too much dead space.
     pub fn clean_into(&self, batch: &mut Batch, ends: Ends) -> Result<Option<Cleaning>> {
-        if !self.core.wants_cleaning(ends, self.settings.max_dead_ratio) {
+        if !self.core.wants_cleaning(ends, &self.settings) {
             return Ok(None);
         }
         let budget = batch.bytes() * PACE;
@@ -111,7 +111,7 @@ impl Core {
     /// after the next one, and a victim that is taken shortly before it has lost more records than one that was taken
     /// long before. While a reader holds back what is retired already, copying gives nothing back, so that counts
     /// against it.
-    fn wants_cleaning(&self, ends: Ends, max_dead_ratio: f64) -> bool {
+    fn wants_cleaning(&self, ends: Ends, settings: &Settings) -> bool {
         let extent = self.geometry.extent;
         let log = self.get(Word::LogExtents).saturating_mul(extent);
         // Headers and padding of a record take about 32 bytes.
@@ -119,8 +119,8 @@ impl Core {
         let dead = log.saturating_sub(live);
         let next = self.get(Word::Generation) + 1;
         let begun = self.get(Word::CleaningUntil) == next;
-        let limit = if begun { max_dead_ratio * UNTIL } else { max_dead_ratio };
-        let enough = |dead: u64| dead > FEW * extent && dead as f64 > log as f64 * limit;
+        let limit = settings.max_dead_ratio * if begun { UNTIL } else { 1.0 };
+        let enough = |dead: u64| dead > settings.slack / DEAD_SHARE && dead as f64 > log as f64 * limit;
         if !enough(dead) {
             return false;
         }
@@ -142,7 +142,7 @@ impl Core {
             let extent = self.extent(n);
             let size = extent.run() * self.geometry.extent;
             // A value of many extents is not copied for the sake of what lies beside it.
-            let small = extent.live() <= self.geometry.extent / 2 || extent.run() == 1;
+            let small = extent.live() <= self.geometry.extent / 2 || extent.run() <= self.geometry.block();
             // One with damage counts as full of live records.
             let is_one = extent.state().kind() == Use::Log && n != tail && small && extent.live() < size;
             let share = extent.live().saturating_mul(1 << 16) / size;

@@ -175,15 +175,19 @@ impl Core {
         segments: &[(u64, u64)],
         ends: &mut Ends,
     ) -> Result<()> {
-        let tail = [self.head_of(self.ends().1.tail)?];
-        let opened = || segments.iter().map(|&(position, _)| self.extent_of(position));
-        // Most batches open no segment, and need no memory here.
-        let many: Vec<u64>;
-        let busy: &[u64] = if segments.is_empty() {
-            &tail
-        } else {
-            many = tail.into_iter().chain(opened()).collect();
-            &many
+        let tail = self.head_of(self.ends().1.tail)?;
+        // Most batches open no segment or one, and need no memory here.
+        let (few, many): ([u64; 2], Vec<u64>);
+        let busy = match *segments {
+            [] => &[tail][..],
+            [(one, _)] => {
+                few = [tail, self.extent_of(one)];
+                &few
+            }
+            _ => {
+                many = [tail].into_iter().chain(segments.iter().map(|&(one, _)| self.extent_of(one))).collect();
+                &many
+            }
         };
         let change = Change { seq, busy };
         for (hash, position) in records {

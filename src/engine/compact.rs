@@ -14,7 +14,7 @@ use crate::format::slot::{LINES, SLOTS};
 use crate::index::Change;
 use crate::index::shrink::{STEP, Thrift};
 use crate::readers::bytes;
-use crate::space::Claim;
+use crate::space::{Claim, FRONT};
 
 /// Passes over the store, at most. The second one moves into what the first one has freed.
 const PASSES: usize = 5;
@@ -28,7 +28,7 @@ const PACED: usize = 50;
 const DENSE: usize = 85;
 /// Index pages only move.
 const MOVE: Thrift = Thrift { fill: 0, tombstones: false };
-/// Extents that a close moves to the front for the sake of a shorter file, if there are so few.
+/// Blocks of extents that a close moves to the front for the sake of a shorter file, if there are so few.
 const FEW_BEHIND: u64 = 8;
 /// Index pages that are not worth an effort.
 const FEW_PAGES: u64 = 64;
@@ -54,7 +54,10 @@ impl Engine {
         let mut full = None;
         for _ in 0..PASSES {
             let thrift = Thrift { fill: DENSE, tombstones: true };
-            match self.pass(core.goal(), thrift, WORTH, go_on)? {
+            let goal = core.goal();
+            let mut leave = core.emptiest_index_extents(core.index_extents_for(core.pages_in_use()));
+            leave.extend(core.index_extents_behind(goal));
+            match self.pass(goal, &leave, thrift, WORTH, go_on)? {
                 Ok(true) => full = None,
                 Ok(false) => return Ok(false),
                 Err(e @ (Error::Full { .. } | Error::MaxSize { .. })) => full = Some(e),
@@ -70,19 +73,19 @@ impl Engine {
         full.map_or(Ok(true), Err)
     }
 
-    /// One pass: what lives behind the goal moves to the front, and so do the live records of segments with so little
-    /// of them. Whether it came to its end; in the inner result, what of it may have been for want of space.
+    /// One pass: the log behind the goal moves to the front, and so do the pages of the index extents that are to be
+    /// left and the live records of segments with so little of them. Whether it came to its end; in the inner result,
+    /// what of it may have been for want of space.
     fn pass(
         &self,
         goal: u64,
+        leave: &[(u64, u64)],
         thrift: Thrift,
         live: u64,
         go_on: &mut dyn FnMut(Compaction) -> bool,
     ) -> Result<Result<bool>> {
-        let core = &self.core;
-        let behind = core.index_extents().into_iter().map(|(n, _)| n).filter(|&n| n >= goal).collect::<Vec<_>>();
         self.leave_tail(goal)?;
-        let index = self.shrink_index(thrift, &behind);
+        let index = self.shrink_index(thrift, leave);
         let cleaned = self.clean_all(goal, live, go_on);
         let passed = index.and(cleaned);
         if passed.is_err() {
@@ -144,13 +147,13 @@ impl Engine {
     }
 
     /// Merges index pages and moves those of the extents that are to be left, a few under the writer lock at a time.
-    fn shrink_index(&self, thrift: Thrift, leave: &[u64]) -> Result<()> {
+    fn shrink_index(&self, thrift: Thrift, leave: &[(u64, u64)]) -> Result<()> {
         let core = &self.core;
         let pages = core.pages_in_use();
         let extents = pages / core.geometry.slot_pages() + 1;
         if !leave.is_empty() {
             let _writer = self.lock_writer()?;
-            leave.iter().for_each(|&n| core.leave_index_extent(n));
+            leave.iter().for_each(|&(n, _)| core.leave_index_extent(n));
         }
         let mut cursor = Some(0);
         while let Some(mut at) = cursor {
@@ -177,6 +180,9 @@ impl Engine {
                 core.halve_directory()?;
             }
             core.set(Word::WriterActive, 0);
+            if cursor.is_none() {
+                core.fit_directory(Claim::Put)?;
+            }
         }
         Ok(())
     }
@@ -194,7 +200,6 @@ impl Engine {
         let leave = if spare.len() as u64 > 2 * needed { spare } else { Vec::new() };
         let is_sparse = pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys;
         if is_sparse || !leave.is_empty() {
-            let leave = leave.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
             self.shrink_index(Thrift { fill: PACED, tombstones: is_sparse }, &leave)?;
         }
         Ok(())
@@ -209,8 +214,7 @@ impl Engine {
         if (spare.len() as u64) < worth || to_move > pages / 4 {
             return Ok(());
         }
-        let leave = spare.into_iter().map(|(n, _)| n).collect::<Vec<_>>();
-        self.shrink_index(MOVE, &leave)?;
+        self.shrink_index(MOVE, &spare)?;
         self.commit_nothing(None)?;
         self.checkpoint()
     }
@@ -225,8 +229,8 @@ impl Engine {
         }
         let goal = core.used() + core.standing_reserve();
         let behind = core.in_use_behind(goal);
-        if behind > 0 && behind <= worth.max(FEW_BEHIND) && core.extents() >= goal + 2 * worth {
-            self.pass(goal, MOVE, 0, &mut |_| true)??;
+        if behind > 0 && behind <= worth.max(FEW_BEHIND * core.geometry.block()) && core.extents() >= goal + 2 * worth {
+            self.pass(goal, &core.index_extents_behind(goal), MOVE, 0, &mut |_| true)??;
         }
         self.leave_index_extents(worth)?;
         if core.get(Word::Free) >= core.standing_reserve() + worth {
@@ -243,7 +247,7 @@ impl Engine {
         if readers.is_some() {
             return Ok(None);
         }
-        let worth = (core.extents() / 32).max(2);
+        let worth = (core.used() / 32).max(2);
         if let Err(e) = self.tighten(worth) {
             log::warn!("{}: the file stays as large as it is: {e}", core.path.display());
         }
@@ -253,7 +257,7 @@ impl Engine {
         }
         // The log that a flush still goes through may lie behind the end, retired.
         self.wait_durable(core.ends().0)?;
-        core.set(Word::FreeHint, 0);
+        core.set(Word::FreeHint, FRONT);
         core.set(Word::Extents, end);
         core.recount();
         // The directory and the table may lie behind the end: nobody reads them any more, and the map still has them.
@@ -306,6 +310,11 @@ impl Core {
         let mut extents = self.index_extents();
         extents.sort_by_key(|&(_, used)| std::cmp::Reverse(used));
         extents.split_off(extents.len().min(but as usize))
+    }
+
+    /// Index extents from that one on, with their pages in use.
+    fn index_extents_behind(&self, goal: u64) -> Vec<(u64, u64)> {
+        self.index_extents().into_iter().filter(|&(n, _)| n >= goal).collect()
     }
 
     /// Extents of a file that is as short as it can be.

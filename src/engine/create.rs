@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::control::{Geometry, VOLATILE_LEN};
 use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::blob::{BLOB_BLOB, BLOB_INDEX, BLOB_LOG, Blob, BlobExtent, BlobPage};
 use crate::format::header::{Header, MAGIC, VERSION};
 use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader};
 use crate::format::slot::PAGE_WORDS;
+use crate::geometry::Geometry;
 use crate::index::page::Page;
 use crate::options::Options;
 use crate::sys::atomic::AtomicU64;
@@ -115,9 +115,7 @@ fn write_new(file: &File, path: &Path, options: &Options) -> Result<()> {
 
 /// Reserves what the store is going to write; the rest of extent 0 and of the volatile extents stays a hole.
 fn allocate(file: &File, path: &Path, geometry: &Geometry, parts: &Parts) -> Result<()> {
-    let ranges =
-        [(0, PAGE), (geometry.slot_b(), PAGE), (geometry.extent, VOLATILE_LEN), (parts.log, parts.end - parts.log)];
-    for (position, len) in ranges {
+    for (position, len) in geometry.fixed_ranges().into_iter().chain([(parts.log, parts.end - parts.log)]) {
         file::allocate(file, position, len).map_err(|source| Error::Full {
             path: path.to_path_buf(),
             needed: len,

@@ -58,6 +58,8 @@ pub struct Settings {
     pub writer_lock: WriterLock,
     /// Share of the log that may be dead before commits clean.
     pub max_dead_ratio: f64,
+    /// Bytes that a small store may be longer than what lives in it.
+    pub slack: u64,
 }
 
 impl Engine {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::control::{Core, Geometry, LAYOUT, Word};
+use crate::control::{Core, LAYOUT, Word};
 use crate::engine::checkpoint::CLOSE_LOG;
 use crate::engine::create::create;
 use crate::engine::lock::{Deadline, wait_for_byte};
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::format::extent::Kind;
 use crate::format::header::{BadHeader, HEADER_LEN, Header};
 use crate::format::{MAX_EXTENT, MIN_EXTENT};
+use crate::geometry::Geometry;
 use crate::options::Options;
 use crate::readers::{Lanes, bytes};
 use crate::space::Claim;
@@ -275,6 +276,7 @@ fn attach_with(
         lock_timeout: options.lock_timeout,
         writer_lock: options.writer_lock,
         max_dead_ratio: options.max_dead_ratio,
+        slack: options.slack,
     };
     Ok(Engine::new(core, settings))
 }

@@ -230,8 +230,12 @@ impl Core {
     /// Makes sure that all extents in use have their space, before anything is written. Who copied the file may have
     /// left out blocks of zeros, and on a full disk a store to one that is missing kills the process.
     fn hold_space(&self, plan: &Plan) -> Result<()> {
-        let mut first = 0;
-        for extents in plan.extents.chunk_by(|a, b| is_unused(a.0) == is_unused(b.0)) {
+        for (position, len) in self.geometry.fixed_ranges() {
+            self.hold(position, len)?;
+        }
+        let mut first = self.geometry.fixed_extents();
+        let (_, others) = plan.extents.split_at(first as usize);
+        for extents in others.chunk_by(|a, b| is_unused(a.0) == is_unused(b.0)) {
             if !is_unused(extents[0].0) {
                 self.hold_extents(first, extents.len() as u64)?;
             }
@@ -241,7 +245,10 @@ impl Core {
     }
 
     fn hold_extents(&self, first: u64, run: u64) -> Result<()> {
-        let (position, needed) = (self.position_of(first), self.position_of(run));
+        self.hold(self.position_of(first), self.position_of(run))
+    }
+
+    fn hold(&self, position: u64, needed: u64) -> Result<()> {
         let full = |source| crate::Error::Full { path: self.path.clone(), needed, source };
         self.disk.allocate(position, needed).map_err(full)
     }

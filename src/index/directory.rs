@@ -142,17 +142,28 @@ impl Core {
 
     /// Makes sure that a directory of that depth fits its run, moving it to a larger one if need be.
     pub fn ensure_directory_room(&self, depth: u32, claim: Claim) -> Result<()> {
-        if 1 << depth <= self.get(Word::DirectoryRoom) {
-            return Ok(());
-        }
+        if 1 << depth <= self.get(Word::DirectoryRoom) { Ok(()) } else { self.move_directory(depth + 1, claim) }
+    }
+
+    /// Moves the directory to a smaller run if it became so small.
+    pub fn fit_directory(&self, claim: Claim) -> Result<()> {
+        let depth = self.root().depth() + 1;
+        let fits = self.position_of(self.directory_run(depth)) / 8 < self.get(Word::DirectoryRoom);
+        if fits { self.move_directory(depth, claim) } else { Ok(()) }
+    }
+
+    /// Moves the directory to a run with room for one of that depth.
+    fn move_directory(&self, depth: u32, claim: Claim) -> Result<()> {
         let old = self.root();
-        let (first, room) = self.take_directory(depth + 1, claim)?;
+        let (first, room) = self.take_directory(depth, claim)?;
         let new = Root::new(self.position_of(first), old.depth());
         for n in 0..1u64 << old.depth() {
             let entry = self.entry_cell(old, n)?.load(Ordering::Relaxed);
             self.entry_cell(new, n)?.store(entry, Ordering::Relaxed);
         }
         self.check_map()?;
+        // Never more than the run has that a death leaves in use.
+        self.set(Word::DirectoryRoom, room.min(self.get(Word::DirectoryRoom)));
         self.set(Word::Root, new.raw());
         self.set(Word::DirectoryRoom, room);
         // Readers may walk the old one; no checkpoint names it.
@@ -163,8 +174,13 @@ impl Core {
 
     /// A run of extents for a directory of at least that depth: first extent, entries it has room for.
     pub fn take_directory(&self, depth: u32, claim: Claim) -> Result<(u64, u64)> {
-        let run = (8u64 << depth).div_ceil(self.geometry.extent);
+        let run = self.directory_run(depth);
         let first = self.take_run(Kind::Directory, run, claim)?;
-        Ok((first, run * self.geometry.extent / 8))
+        Ok((first, self.position_of(run) / 8))
+    }
+
+    /// Extents of a directory of that depth.
+    fn directory_run(&self, depth: u32) -> u64 {
+        (8u64 << depth).div_ceil(self.geometry.extent)
     }
 }

@@ -9,15 +9,18 @@ use zerocopy::little_endian::{U32, U64};
 use crate::control::{Core, Ends};
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::format::extent::Kind as Use;
 use crate::format::record::{
     Chain, Kind, LAST, Link, MOVED, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, SMALL_RECORD,
     SegmentHeader, TAIL_ROOM, record_len,
 };
-use crate::format::{MAX_POSITION, extent, record};
+use crate::format::{MAX_POSITION, record};
 use crate::space::Claim;
 
 /// Batches up to this many records are searched from end to end; larger ones have a table.
 const FEW: usize = 8;
+/// A segment is so long, up to a block, that records like its first one leave at most this share of it over.
+const LEFT_OVER: u64 = 16;
 /// A batch keeps its memory for the next one up to this many bytes.
 const KEPT: usize = 1 << 20;
 
@@ -331,10 +334,9 @@ impl Layout<'_> {
     /// Goes on in a new segment with room for a record of `len` bytes.
     fn open_segment(&mut self, len: u64, claim: Claim) -> Result<()> {
         let core = self.core;
-        let run = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(core.geometry.extent);
-        let first = core.take_run(extent::Kind::Log, run, claim)?;
+        let (first, run) = core.take_segment(len, claim)?;
         let (position, bytes) = (core.position_of(first), run * core.geometry.extent);
-        if run == 1 {
+        if run <= core.geometry.block() {
             // It fills bit by bit; what is written at once fills its pages anyway.
             core.map.populate(position, bytes);
         }
@@ -372,6 +374,24 @@ impl Layout<'_> {
 }
 
 impl Core {
+    /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
+    /// one, and how many.
+    fn take_segment(&self, len: u64, claim: Claim) -> Result<(u64, u64)> {
+        let extent = self.geometry.extent;
+        let least = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(extent);
+        let leaves_little = |&run: &u64| {
+            let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
+            room % len <= room / LEFT_OVER
+        };
+        let run = (least..=self.geometry.block()).find(leaves_little).unwrap_or(least);
+        match self.take_run(Use::Log, run, claim) {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
+                Ok((self.take_run(Use::Log, least, claim)?, least))
+            }
+            taken => Ok((taken?, run)),
+        }
+    }
+
     /// A segment's first bytes.
     pub fn segment_header(&self, position: u64, len: u64, previous: u64, seq: u64, chain: u32) -> SegmentHeader {
         SegmentHeader {
@@ -392,7 +412,7 @@ impl Core {
     pub fn segment_of(&self, position: u64) -> Result<(u64, u64)> {
         let head = self.head_of(position)?;
         let extent = self.extent(head);
-        if extent.state().kind() != extent::Kind::Log {
+        if extent.state().kind() != Use::Log {
             return Err(self.corrupt(position, "the log does not lie in a segment"));
         }
         Ok((self.position_of(head), self.position_of(head + extent.run())))

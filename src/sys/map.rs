@@ -17,7 +17,8 @@ use super::atomic;
 use super::host;
 use super::pane::Pane;
 use super::sigbus::Guard;
-use super::view::{GRAIN, Views};
+use super::view::Views;
+pub use super::view::{HUGE_FROM, HUGE_PAGE};
 
 /// Ranges of so many bytes are likely to hold many pages that were stored to.
 const MANY: u64 = 128 << 10;
@@ -37,7 +38,7 @@ pub struct Map {
     cells_from: u64,
     /// Whether `cells` may be stored to.
     writable: bool,
-    /// What lies below this comes into memory in huge pages where the kernel gives them.
+    /// What lies below this, and not below `HUGE_FROM`, comes into memory in huge pages where the kernel gives them.
     huge: u64,
     /// What is mapped; None if private, where length and file have nothing to do with each other.
     file: Option<File>,
@@ -54,9 +55,9 @@ impl Map {
     /// Reserves `reserve` bytes of address space for each view, and less where the system refuses that.
     /// If `writable`, positions from `writable_from` on (page aligned) can be stored to, and `file` must
     /// be open for writing. `file` is duplicated, so it must be one that never carries locks.
-    /// Where the writable part begins with a whole huge page, so that pages of different use do not share one, the
-    /// read-only view asks for huge pages up to half of the memory: beyond that a store cannot stay in memory, and
-    /// reading 2 MiB for each record would cost more than it saves.
+    /// Of a file that is shared with writers the read-only view asks for huge pages, from `HUGE_FROM` up to half of the
+    /// memory: beyond that a store cannot stay in memory, and reading 2 MiB for each record would cost more than it
+    /// saves.
     /// With a guard, pages that cannot be read kill nobody: see [`Map::lost`]. It begins to look at the file's length
     /// with the first [`Map::set_len`].
     pub fn shared(
@@ -73,7 +74,7 @@ impl Map {
         let len = file.metadata()?.len();
         let file = file.try_clone()?;
         let least = len.max(cells_from + 1);
-        let huge = if writable_from > 0 && writable_from.is_multiple_of(GRAIN) { host::memory() / 2 } else { 0 };
+        let huge = if writable_from > 0 { host::memory() / 2 } else { 0 };
         let views = Views::shared(&file, writable.then_some(cells_from), huge, least, reserve, guard.as_ref())?;
         Ok(Map { huge, ..Map::new(len, cells_from, writable, Some(file), guard, views) })
     }
@@ -311,7 +312,7 @@ impl Map {
     /// Brings a range that was not touched yet into memory, where that comes in huge pages; does nothing elsewhere. The
     /// first access decides how large pages are, also for stores.
     pub fn populate(&self, pos: u64, len: u64) {
-        for at in (pos..pos.saturating_add(len).min(self.huge)).step_by(GRAIN as usize) {
+        for at in (pos.max(HUGE_FROM)..pos.saturating_add(len).min(self.huge)).step_by(HUGE_PAGE as usize) {
             if self.has(at, 1) {
                 // Acquire: pairs with the Release in `cover`.
                 let byte = self.read.load(Ordering::Acquire).wrapping_add(at as usize);

@@ -10,7 +10,11 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use super::sigbus::{Guard, Watch};
 
 /// Mappings end at multiples of this: the size of a huge page.
-pub(super) const GRAIN: u64 = 2 << 20;
+pub const HUGE_PAGE: u64 = 2 << 20;
+
+/// What lies below this comes into memory in small pages: a processor remembers the places of so many of them, and a
+/// small store need not keep what it holds apart.
+pub const HUGE_FROM: u64 = 8 << 20;
 
 /// More than any process can have; keeps sums of sizes from overflowing.
 const MOST: u64 = 1 << 47;
@@ -151,7 +155,7 @@ impl Mapping {
 struct View {
     from: u64,
     writable: bool,
-    /// Bytes from the start that are wanted in huge pages.
+    /// What lies below this is wanted in huge pages, but for the start.
     huge: u64,
     /// The last one covers most and is used; earlier ones may still be borrowed from.
     maps: Vec<Mapping>,
@@ -189,12 +193,15 @@ impl View {
     }
 }
 
-/// Asks for huge pages in the first `len` bytes. A kernel that has none for this file refuses, and all goes on without.
-fn advise_huge(map: &MmapRaw, len: u64) {
-    let len = map.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-    if len > 0 {
+/// Asks for huge pages up to position `end` of a map of the whole file. A kernel that has none for this file refuses,
+/// and all goes on without.
+fn advise_huge(map: &MmapRaw, end: u64) {
+    let end = map.len().min(usize::try_from(end).unwrap_or(usize::MAX));
+    let from = HUGE_FROM as usize;
+    if from < end {
+        let start = map.as_mut_ptr().wrapping_add(from);
         // SAFETY: inside the mapping, and the advice changes no memory.
-        let _ = unsafe { rustix::mm::madvise(map.as_mut_ptr().cast(), len, Advice::LinuxHugepage) };
+        let _ = unsafe { rustix::mm::madvise(start.cast(), end - from, Advice::LinuxHugepage) };
     }
 }
 
@@ -204,7 +211,9 @@ fn refused(error: &io::Error) -> bool {
 }
 
 fn round_up(len: u64) -> io::Result<u64> {
-    len.checked_next_multiple_of(GRAIN).filter(|&size| i64::try_from(size).is_ok()).ok_or_else(|| Errno::NOMEM.into())
+    len.checked_next_multiple_of(HUGE_PAGE)
+        .filter(|&size| i64::try_from(size).is_ok())
+        .ok_or_else(|| Errno::NOMEM.into())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub fn parse(words: &[&str]) -> Options {
     for word in words {
         match word.split_once('=') {
             None => flag(&mut options, word),
-            Some(("extent", bytes)) => drop(options.extent_size(number(bytes))),
+            Some(("extent", bytes)) => drop(options.extent_size(number(bytes)).slack(32 * number::<u64>(bytes))),
             Some(("checkpoint", bytes)) => drop(options.checkpoint_bytes(number(bytes))),
             Some(("dead", ratio)) => drop(options.max_dead_ratio(number(ratio))),
             Some(("reserve", bytes)) => drop(options.reserve(number(bytes))),

@@ -67,7 +67,7 @@ fn as_nobody(program: &Path, role: &str, store: &Path) {
 
 fn small() -> Options {
     let mut options = Options::new();
-    options.create(true).extent_size(64 << 10).durability(Durability::Eventual);
+    options.create(true).extent_size(64 << 10).slack(2 << 20).durability(Durability::Eventual);
     options
 }
 

@@ -19,7 +19,8 @@ pub fn run(choices: &mut Choices) {
     let path = dir.path().join("store");
     let mut options = Options::new();
     let setup = choices.byte();
-    options.create(true).extent_size(64 << 10 << (setup & 1)).reserve(if setup & 2 == 0 { 1 } else { 1 << 28 });
+    let extent = 64 << 10 << (setup & 1);
+    options.create(true).extent_size(extent).slack(32 * extent).reserve(if setup & 2 == 0 { 1 } else { 1 << 28 });
     options.max_dead_ratio(if setup & 4 == 0 { 0.1 } else { 0.9 });
     if setup & 8 != 0 {
         options.checkpoint_bytes(4 << 10);

@@ -18,11 +18,12 @@ use std::time::Duration;
 use loom::thread::JoinHandle;
 use parking_lot::Mutex;
 
-use crate::control::{Core, Geometry, Word};
+use crate::control::{Core, Word};
 use crate::db::Db;
 use crate::engine::{Engine, Settings};
 use crate::format::hash_key;
 use crate::format::slot::home_line;
+use crate::geometry::Geometry;
 use crate::options::{Durability, Options, WriterLock};
 use crate::readers::{Lanes, Pin, bytes};
 use crate::sys::atomic::model::{self, Place};
@@ -168,6 +169,7 @@ impl Store {
             lock_timeout: Duration::from_secs(3600),
             writer_lock: WriterLock::EachCommit,
             max_dead_ratio: 1.0,
+            slack: 32 * EXTENT,
         };
         Arc::new(Process { engine: Engine::new(core, settings), store: self.clone(), synced })
     }

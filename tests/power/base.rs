@@ -58,7 +58,7 @@ impl Base {
     fn new(checkpoint: bool, fill: impl Fn(&Db)) -> Base {
         let dir = fast_dir();
         let path = dir.path().join("base");
-        let db = Options::new().create(true).extent_size(EXTENT).open(&path).expect("a new store");
+        let db = Options::new().create(true).extent_size(EXTENT).slack(32 * EXTENT).open(&path).expect("a new store");
         fill(&db);
         if checkpoint {
             db.checkpoint().expect("a checkpoint");

@@ -57,7 +57,7 @@ impl Step {
 pub fn options() -> Options {
     let mut options = Options::new();
     // A kept lock has a thread, and the histories of two are not the same each time.
-    options.extent_size(EXTENT).max_dead_ratio(0.1).writer_lock(WriterLock::EachCommit);
+    options.extent_size(EXTENT).slack(32 * EXTENT).max_dead_ratio(0.1).writer_lock(WriterLock::EachCommit);
     options
 }
 

@@ -19,7 +19,7 @@ pub type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 pub fn options() -> Options {
     let mut options = Options::new();
-    options.create(true).extent_size(EXTENT).durability(Durability::Eventual);
+    options.create(true).extent_size(EXTENT).slack(32 * EXTENT).durability(Durability::Eventual);
     options
 }
 

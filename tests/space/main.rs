@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
 mod bounds;
 mod compaction;
 mod full;

@@ -177,7 +177,7 @@ impl Storm {
         let mut options = self.bank.options();
         if self.dice.below(2) == 0 {
             // Where the store is new; small ones make rare paths common.
-            options.extent_size(SMALL_EXTENT);
+            options.extent_size(SMALL_EXTENT).slack(32 * SMALL_EXTENT);
         }
         let db = options.create(true).open(store)?;
         let ledger = Ledger::new(self.bank, self.bank.open_accounts(&db)?);

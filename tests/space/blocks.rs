@@ -1,0 +1,66 @@
+//! How extents are handed out: in blocks of one sort, in segments with little left over, few for small stores.
+
+use slotdb::{Durability, Options};
+
+use super::ledger::Ledger;
+use crate::support::common::raw::{Image, Run};
+use crate::support::seed;
+
+const BLOCK: u64 = 2 << 20;
+/// Below this, blocks are mixed.
+const MIXED: u64 = 8 << 20;
+const LOG: u32 = 1;
+
+/// A store with extents of the usual size.
+fn usual() -> Ledger {
+    Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed())
+}
+
+/// Bytes of an extent, and the runs of the last checkpoint.
+fn runs(ledger: &Ledger) -> (u64, Vec<Run>) {
+    ledger.db().checkpoint().unwrap();
+    let image = Image::read(&ledger.path());
+    let header = image.header();
+    (header.extent, image.blob(&header).runs)
+}
+
+#[test]
+fn log_shares_no_huge_page_with_other_uses() {
+    let mut ledger = usual();
+    (0..120_000).for_each(|n| ledger.put(n, 100));
+    (0..60_000).for_each(|n| ledger.put(2 * n, 90));
+    let (extent, runs) = runs(&ledger);
+    let sorts = |block: u64| {
+        let inside = |run: &&Run| run.first * extent / BLOCK == block;
+        let log = runs.iter().filter(inside).filter(|run| run.kind == LOG).count();
+        (log, runs.iter().filter(inside).count() - log)
+    };
+    let blocks = MIXED / BLOCK..ledger.sizes().0 / BLOCK;
+    assert!(blocks.clone().any(|n| sorts(n).0 > 0) && blocks.clone().any(|n| sorts(n).1 > 0), "{runs:?}");
+    for n in blocks {
+        let (log, others) = sorts(n);
+        assert!(log == 0 || others == 0, "block {n}: {log} segments and {others} other runs");
+    }
+    ledger.is_sound();
+}
+
+/// One of 70,000 bytes in 131,072 would leave almost half of each segment over.
+#[test]
+fn long_values_leave_little_over() {
+    for len in [20_000, 45_000, 70_000, 100_000, 150_000] {
+        let mut ledger = usual();
+        (0..100).for_each(|n| ledger.put(n, len));
+        let (extent, runs) = runs(&ledger);
+        let log = runs.iter().filter(|run| run.kind == LOG).map(|run| u64::from(run.run) * extent).sum::<u64>();
+        let live = ledger.live();
+        assert!(log < live + live / 8, "{log} bytes of log for {live} with values of {len}");
+    }
+}
+
+#[test]
+fn a_small_store_is_a_small_file() {
+    let mut ledger = usual();
+    ledger.put(1, 100);
+    ledger.close();
+    assert!(ledger.sizes().0 < 2 << 20, "{} bytes", ledger.sizes().0);
+}
