@@ -53,7 +53,7 @@ impl<'db> ReadTxn<'db> {
 
     /// All pairs, in no particular order, each key once.
     pub fn iter(&self) -> Iter<'_> {
-        Iter::new(&self.engine.core, self.pin.seq)
+        Iter::new(self.engine, self.pin.seq)
     }
 
     /// The commit that this is a snapshot of.

@@ -98,6 +98,7 @@ fn try_all(session: &mut Session<'_>) -> String {
     ];
     for snapshot in session.snapshots.values() {
         tried.push(("snapshot.get", snapshot.get(b"key").map(drop)));
+        tried.push(("snapshot.iter", snapshot.iter().next().transpose().map(drop)));
     }
     if let Some(mut txn) = session.txn.take() {
         tried.push(("txn.put", txn.put(b"key", b"of the child")));

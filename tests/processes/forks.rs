@@ -11,8 +11,9 @@ fn a_forked_child_gets_errors_and_the_parent_notices_nothing() {
     parent.ok("txn begin");
     parent.ok("txn put key changed");
     let said = parent.well("fork leave");
-    let calls = "get put begin_read begin_write len checkpoint sync stats check snapshot.get txn.put txn.commit";
-    for call in calls.split(' ') {
+    let calls = "get put begin_read begin_write len checkpoint sync stats check";
+    let held = "snapshot.get snapshot.iter txn.put txn.commit";
+    for call in [calls, held].iter().flat_map(|calls| calls.split(' ')) {
         assert!(said.contains(&format!(" {call}=Forked ")), "{call} in {said}");
     }
     assert!(said.contains(" close=ok ") && said.ends_with("exit=0"), "{said}");

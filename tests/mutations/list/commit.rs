@@ -142,8 +142,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "scans_outlive_a_failed_sync",
         file: "src/txn/scan.rs",
-        before: "self.core.check_poison().and(step)",
-        after: "self.core.check_map().and(step)",
+        before: "core.check_poison().and(step)",
+        after: "core.check_map().and(step)",
         test: "--test power what_the_dead",
         why: "a snapshot returns old bytes that stand again where new ones were lost",
     },

@@ -70,7 +70,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "reads_not_settled",
         file: "src/txn/scan.rs",
-        before: "self.core.check_poison().and(step).transpose();",
+        before: "self.engine.core.check_poison().and(step).transpose();",
         after: "step.transpose();",
         test: "--test sigbus a_scan_of_a_snapshot",
         why: "zeros pass for data",
