@@ -191,6 +191,8 @@ pub fn get(request: &GetRequest, console: &mut Console) -> anyhow::Result<Outcom
             console.note(&format!("absent: {}", String::from_utf8_lossy(&shown)));
         }
     }
+    // A page that was lost since the values were found left zeros in what was printed: the next call tells.
+    txn.get(&keys[0])?;
     if !console.json && !separator.is_empty() && console.stdout_is_terminal() {
         console.write_all(b"\n")?;
     }
