@@ -211,8 +211,8 @@ impl Storm {
         }
         let everybody_dies = self.dice.below(2) == 0;
         for agent in &mut agents {
-            // Who is paused could not stop.
-            if agent.paused && !everybody_dies {
+            // Who is paused could not stop. One that was found to have ended cannot be told to go on.
+            if agent.paused && !everybody_dies && !agent.has_ended()? {
                 agent.go_on()?;
             }
         }
