@@ -2,6 +2,7 @@
 
 use crate::sandbox::{Run, Sandbox};
 use std::fs::{self, File};
+use std::io::Read;
 use std::process::Stdio;
 
 #[test]
@@ -24,6 +25,8 @@ fn wrong_usage_is_2() {
         &["get", "app.db", "a", "--encoding", "rot13"],
         &["dump", "app.db", "--format", "xml"],
         &["create", "b.db", "--max-size", "1 parsec"],
+        &["create", "b.db", "--max-size", "1M"],
+        &["create", "b.db", "--extent-size", "3M"],
         &["demo", "--seconds", "0"],
         &["demo", "--no-create"],
         &["torture"],
@@ -127,6 +130,34 @@ fn a_missing_store_is_5() {
         it.run(args).fails(5, "app.db");
     }
     assert!(!it.path("app.db").exists());
+}
+
+#[test]
+fn a_limit_on_files_is_5() {
+    let it = Sandbox::with(&[("a", "1")]);
+    it.shell("ulimit -f 100; exec kvctl put new.db a 1").fails(5, "new.db: no space");
+    let names: Vec<_> = fs::read_dir(it.0.path()).expect("the sandbox is there").flatten().collect();
+    assert!(names.iter().all(|name| !name.file_name().as_encoded_bytes().starts_with(b".slotdb-")), "{names:?}");
+    it.run(&["get", "app.db", "a"]).prints("1");
+}
+
+#[test]
+fn a_store_that_is_cut_while_it_is_printed_is_3() {
+    const VALUE: usize = 32 << 10;
+    let it = Sandbox::new();
+    let keys: Vec<String> = (0..64).map(|n| format!("key{n}")).collect();
+    let records: String = keys.iter().map(|key| format!("{key}\t{}\n", "v".repeat(VALUE))).collect();
+    it.feed(&["load", "app.db", "--format", "tsv"], records).prints("64\n");
+    let arguments: Vec<&str> = ["get", "app.db"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+    let mut command = it.command(&arguments);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kvctl starts");
+    let mut out = child.stdout.take().expect("a pipe");
+    // All values have been found now, and a pipe takes few of them.
+    out.read_exact(&mut [0]).expect("kvctl prints");
+    File::options().write(true).open(it.path("app.db")).and_then(|file| file.set_len(1 << 20)).expect("a cut");
+    out.read_to_end(&mut Vec::new()).expect("kvctl prints");
+    let run = Run::from(child.wait_with_output().expect("kvctl ends"));
+    assert!(run.code == Some(3) && run.err.contains("truncated"), "{run:?}");
 }
 
 #[test]

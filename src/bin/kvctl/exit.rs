@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use slotdb::Error as StoreError;
 
 use crate::console::{self, Console};
@@ -57,6 +57,7 @@ fn code(error: &anyhow::Error) -> Option<u8> {
             | StoreError::Truncated { .. },
         ) => DAMAGED,
         Some(StoreError::Timeout { .. }) => TIMED_OUT,
+        Some(StoreError::Invalid { .. }) => USAGE,
         _ => FAILED,
     })
 }
@@ -99,6 +100,11 @@ pub fn on_interrupt() -> io::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     Ok(interrupted)
+}
+
+/// Makes the limit of `ulimit -f` an error that is told instead of a death that leaves half a file.
+pub fn outlive_file_limit() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Ends an agent: its parent reads its lines, people read its errors.
@@ -162,6 +168,7 @@ mod tests {
             (StoreError::MaxSize { path: path.clone(), needed: 1, max: 1 }, FAILED),
             (StoreError::Poisoned { path: path.clone() }, FAILED),
             (StoreError::KeyTooLong { len: 70_000 }, FAILED),
+            (StoreError::Invalid { what: why() }, USAGE),
         ] {
             assert_eq!(code_of(error), Some(code));
         }

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Err(stopped) => exit::of_parsing(&stopped),
         Ok(cli) => {
             let mut console = Console::new(&cli.console);
-            let result = run(&cli.verb, &mut console);
+            let result = exit::outlive_file_limit().map_err(Into::into).and_then(|()| run(&cli.verb, &mut console));
             exit::of_verb(console, result)
         }
     }
