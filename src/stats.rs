@@ -126,7 +126,6 @@ struct Space {
     segments: u64,
     free: u64,
     holes: u64,
-    pages: u64,
 }
 
 impl Core {
@@ -147,12 +146,10 @@ impl Core {
                     space.free += bytes;
                     space.holes += bytes;
                 }
-                Kind::Index => space.pages += extent.live() - self.geometry.map_pages().min(extent.live()),
                 _ => {}
             }
             n += if matches!(extent.state().kind(), Kind::Free | Kind::Fixed | Kind::Inner) { 1 } else { extent.run() };
         }
-        space.pages = space.pages.saturating_sub(self.get(Word::RetiredPages));
         space
     }
 
@@ -197,7 +194,8 @@ impl Engine {
         let held = retired.iter().filter(|each| {
             reusable(each.seq, each.seen, u64::MAX, checkpoint) && !reusable(each.seq, each.seen, horizon, checkpoint)
         });
-        let max = core.get(Word::MaxSize);
+        // In private memory the store itself has no bound.
+        let max = core.get(if core.shared { Word::MaxSize } else { Word::MaxSizeStored });
         Ok(Stats {
             file_bytes: core.position_of(core.extents()),
             live_keys: ends.live_keys,
@@ -210,7 +208,7 @@ impl Engine {
             index_bytes: core.index_bytes(),
             log_bytes: space.log,
             segments: space.segments,
-            index_pages: space.pages,
+            index_pages: core.pages_in_use(),
             processes: self.processes()?.iter().filter(|p| p.alive).count() as u64,
             readers: core.cell_pins().len() as u64,
             horizon,

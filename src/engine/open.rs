@@ -90,7 +90,10 @@ pub fn open(path: &Path, options: &Options) -> Result<Arc<Handle>> {
 fn open_existing(path: &Path, options: &Options) -> Result<Arc<Handle>> {
     let identity = file::identity_of_path(path).map_err(|e| open_error(path, e))?;
     let key = (identity, options.read_only, fork::generation());
-    let known = || REGISTRY.lock().get_or_insert_default().get(&key).and_then(Weak::upgrade);
+    let known = || {
+        let handle = REGISTRY.lock().get_or_insert_default().get(&key).and_then(Weak::upgrade);
+        handle.inspect(|handle| handle.engine.core.set_bound(options))
+    };
     if let Some(handle) = known() {
         return Ok(handle);
     }
@@ -362,11 +365,16 @@ impl Core {
         }
         if self.writable {
             self.enter_process()?;
-            if let Some(max) = options.max_size {
-                self.set(Word::MaxSize, max);
-            }
         }
+        self.set_bound(options);
         self.locks.unlock_byte(bytes::OPEN).map_err(io)
+    }
+
+    /// The bound is of the store: who opens it with another one changes it for all.
+    fn set_bound(&self, options: &Options) {
+        if let Some(max) = options.max_size.filter(|_| self.writable) {
+            self.set(Word::MaxSize, max);
+        }
     }
 
     /// The shared words are there, and of a layout this code knows.

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 fn data_verbs() {
     let it = Sandbox::new();
     it.run(&["create", "app.db", "--extent-size", "64K", "--max-size", "1G"]).prints("");
+    assert_eq!(it.run(&["stat", "app.db", "--json"]).json()["max_size"], 1 << 30);
     it.run(&["create", "app.db"]).fails(5, "app.db");
     it.run(&["count", "app.db"]).prints("0\n");
     it.run(&["scan", "app.db"]).prints("");

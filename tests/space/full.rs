@@ -52,3 +52,18 @@ fn at_its_greatest_size_a_store_can_be_compacted() {
     assert!(more > end + 1_000, "{} pairs fit", more - end);
     ledger.is_sound();
 }
+
+#[test]
+fn each_handle_of_a_process_may_set_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let first = options().create(true).max_size(64 * EXTENT).open(&path).unwrap();
+    assert_eq!(first.stats().unwrap().max_size, Some(64 * EXTENT));
+    let other = Options::new().max_size(128 * EXTENT).open(&path).unwrap();
+    assert_eq!(first.stats().unwrap().max_size, Some(128 * EXTENT));
+    first.checkpoint().unwrap();
+    drop((first, other));
+    // Alone it reads in private memory, which the bound is not about.
+    let read_only = Options::new().read_only(true).open(&path).unwrap();
+    assert_eq!(read_only.stats().unwrap().max_size, Some(128 * EXTENT));
+}
