@@ -140,7 +140,7 @@ fn other_files_are_no_stores() {
     }
     let nowhere = dir.path().join("nowhere/store");
     assert!(matches!(refused(&nowhere), Error::NotFound { .. }));
-    assert!(matches!(small().open(&nowhere), Err(Error::NotFound { .. })));
+    assert!(matches!(small().open(&nowhere), Err(Error::Io { op: "create", .. })));
     assert!(Db::create("").is_err());
     symlink(dir.path().join("gone"), dir.path().join("dangling")).unwrap();
     assert!(matches!(refused(&dir.path().join("dangling")), Error::NotFound { .. }));

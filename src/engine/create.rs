@@ -1,6 +1,7 @@
 //! A new store: built in a temporary file, made durable, then linked to its name, so that nobody ever sees half of one.
 
 use std::fs::{File, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -36,9 +37,8 @@ pub fn create(path: &Path, options: &Options) -> Result<()> {
     write_new(temporary.as_file(), path, options)?;
     temporary.as_file().sync_all().map_err(io("sync"))?;
     temporary.persist_noclobber(path).map_err(|e| match e.error.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.to_path_buf() },
-        std::io::ErrorKind::NotFound => Error::NotFound { path: path.to_path_buf() },
-        _ => io("link")(e.error),
+        ErrorKind::AlreadyExists => Error::Exists { path: path.to_path_buf() },
+        _ => io("link")(without_path(e.error)),
     })?;
     file::sync_dir(&parent).map_err(io("sync of the directory"))
 }
@@ -50,13 +50,21 @@ fn parent_of(path: &Path) -> PathBuf {
     }
 }
 
-/// The error of a directory that takes no file.
+/// The error of a directory that takes no file, or that is not there.
 fn not_writable(path: &Path, source: std::io::Error) -> Error {
+    let source = without_path(source);
     match source.kind() {
-        std::io::ErrorKind::PermissionDenied => Error::Permission { path: path.to_path_buf(), source },
-        std::io::ErrorKind::NotFound => Error::NotFound { path: path.to_path_buf() },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Error::Permission { path: path.to_path_buf(), source }
+        }
         _ => Error::Io { path: path.to_path_buf(), op: "create", offset: None, source },
     }
+}
+
+/// The system's own error: what `tempfile` makes of it names a file that nobody asked for.
+fn without_path(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref().and_then(|named| named.source()?.downcast_ref::<std::io::Error>()?.raw_os_error());
+    inner.map_or(error, std::io::Error::from_raw_os_error)
 }
 
 /// Positions of a new store's parts.
