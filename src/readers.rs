@@ -156,14 +156,21 @@ impl Core {
             if cell == 0 {
                 break;
             }
-            let seq = self.get(Word::Visible);
-            // SeqCst: claims the cell and announces; a full barrier before the second look at `visible`.
-            let words = self.cell(u64::from(cell - 1));
-            if words[CELL_SEQ].compare_exchange(0, seq + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                return Ok(Pin { seq: self.look_again(&words[CELL_SEQ], seq), place: Place::Lane(cell - 1) });
+            if let Some(pin) = self.pin_in(cell - 1) {
+                return Ok(pin);
             }
         }
         self.pin_slow(lane)
+    }
+
+    /// Pins in the cell of a lane, unless it is in use.
+    #[inline]
+    fn pin_in(&self, cell: u32) -> Option<Pin> {
+        let seq = self.get(Word::Visible);
+        // SeqCst: claims the cell and announces; a full barrier before the second look at `visible`.
+        let words = self.cell(u64::from(cell));
+        words[CELL_SEQ].compare_exchange(0, seq + 1, Ordering::SeqCst, Ordering::Relaxed).ok()?;
+        Some(Pin { seq: self.look_again(&words[CELL_SEQ], seq), place: Place::Lane(cell) })
     }
 
     /// Looks again at `visible` until it is what the cell says; the cell was announced by a SeqCst operation.
@@ -191,7 +198,10 @@ impl Core {
         let spare = self.lanes.spare.lock().pop();
         let cell = match spare {
             Some(cell) => cell,
-            None => self.claim_cell()?,
+            None => match self.claim_cell() {
+                Ok(cell) => cell,
+                Err(full) => return self.pin_in_any_lane().ok_or(full),
+            },
         };
         let empty = (0..TRIES).find(|n| {
             let lane = &self.lanes.cells[(lane + n) % LANES];
@@ -205,6 +215,12 @@ impl Core {
         // SeqCst: announces, as in `pin`.
         words[CELL_SEQ].swap(seq + 1, Ordering::SeqCst);
         Ok(Pin { seq: self.look_again(&words[CELL_SEQ], seq), place: Place::Spare(cell) })
+    }
+
+    /// Pins in a cell that the lane of some thread keeps, if one of them reads nothing now.
+    fn pin_in_any_lane(&self) -> Option<Pin> {
+        let mut cells = self.lanes.cells.iter().filter_map(|lane| lane.load(Ordering::Relaxed).checked_sub(1));
+        cells.find_map(|cell| self.pin_in(cell))
     }
 
     fn pin_byte(&self) -> Result<Pin> {

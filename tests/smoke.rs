@@ -1,6 +1,6 @@
 //! The store does its main job: create, put, get, reopen.
 
-use slotdb::{Durability, Options};
+use slotdb::{Durability, Error, Options};
 
 #[test]
 fn what_was_put_is_there_after_reopening() {
@@ -34,4 +34,22 @@ fn what_was_put_is_there_after_reopening() {
             }
         }
     }
+}
+
+#[test]
+fn threads_that_have_read_leave_all_snapshots_to_others() {
+    const SNAPSHOTS: usize = 4096;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let db = Options::new().create(true).extent_size(64 << 10).open(dir.path().join("store")).expect("create");
+    std::thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| db.get(b"key").expect("get"));
+        }
+    });
+    for _ in 0..2 {
+        let snapshots: Vec<_> = (0..SNAPSHOTS).map(|_| db.begin_read().expect("a snapshot")).collect();
+        assert!(matches!(db.begin_read(), Err(Error::TooManyReaders { .. })));
+        drop(snapshots);
+    }
+    assert_eq!(db.get(b"key").expect("get"), None);
 }
