@@ -46,24 +46,16 @@ impl Views {
             let mut views = Views { read, cells: cells_from.map(|from| View::new(from, true)) };
             views.cover(file, size, guard).map(|()| views)
         };
-        let mut size = want;
-        loop {
-            match views(size) {
-                Err(error) if refused(&error) && size > least => size = (size / 2).max(least),
-                Ok(tight) if size < want => {
-                    // Address space is short, and the rest of the process needs some of it.
-                    drop(tight);
-                    return views((size / 4).max(least));
-                }
-                done => return done,
-            }
-        }
+        granted(want, least, views)
     }
 
-    /// One view of private memory that begins with the `len` bytes of `file` and has `slack` more.
+    /// One view of private memory that begins with the `len` bytes of `file` and has `slack` more, or as many as the
+    /// system grants.
     pub(super) fn private(file: &File, len: u64, slack: u64, guard: Option<&Guard>) -> io::Result<Views> {
-        let size = round_up(round_up(len.max(1))?.saturating_add(slack))?;
-        let memory = MmapRaw::from(MmapOptions::new().len(size as usize).no_reserve_swap().map_anon()?);
+        let least = round_up(len.max(1))?;
+        let want = round_up(least.saturating_add(slack))?;
+        let memory = granted(want, least, |size| MmapOptions::new().len(size as usize).no_reserve_swap().map_anon())?;
+        let memory = MmapRaw::from(memory);
         if len > 0 {
             // SAFETY: this replaces the first part of `memory`, which nobody has seen yet.
             unsafe {
@@ -205,6 +197,22 @@ fn advise_huge(map: &MmapRaw, end: u64) {
     }
 }
 
+/// Makes what takes `want` bytes of address space; of less if the system refuses that, but not of less than `least`.
+fn granted<T>(want: u64, least: u64, make: impl Fn(u64) -> io::Result<T>) -> io::Result<T> {
+    let mut size = want;
+    loop {
+        match make(size) {
+            Err(error) if refused(&error) && size > least => size = (size / 2).max(least),
+            Ok(tight) if size < want => {
+                // Address space is short, and the rest of the process needs some of it.
+                drop(tight);
+                return make((size / 4).max(least));
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Less may be granted. An emulator of a smaller machine, such as valgrind, calls a large size invalid.
 fn refused(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOMEM | Errno::INVAL))
@@ -251,6 +259,7 @@ mod tests {
         let error = map.set_len(map.reserved() + 1).expect_err("no more room");
         assert!(error.kind() == io::ErrorKind::OutOfMemory);
         assert!(Map::private(&file, u64::MAX, None).is_err());
+        assert!(Map::private(&file, 1 << 60, None)?.reserved() > 1 << 30, "it settles for less");
         assert_eq!(Map::private(&tempfile::tempfile()?, 0, None)?.bytes(0, 1), None);
         Ok(())
     }
