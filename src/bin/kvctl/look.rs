@@ -126,7 +126,10 @@ impl StatReport {
     }
 
     fn print(&self, console: &mut Console) -> io::Result<()> {
-        let bytes = |bytes: u64| format!("{bytes} ({})", BinaryBytes(bytes));
+        let bytes = |bytes: u64| match bytes {
+            0..1_024 => format!("{bytes} B"),
+            _ => format!("{bytes} ({})", BinaryBytes(bytes)),
+        };
         let seq = &self.seq;
         for (label, text) in [
             ("file", bytes(self.file_bytes)),
@@ -135,7 +138,7 @@ impl StatReport {
             ("keys", HumanCount(self.live_keys).to_string()),
             ("live", bytes(self.live_bytes)),
             ("dead", bytes(self.dead_bytes)),
-            ("free", format!("{}, {} in holes", bytes(self.free_bytes), bytes(self.hole_bytes))),
+            ("free", format!("{}, up to {} in holes", bytes(self.free_bytes), bytes(self.hole_bytes))),
             ("retired", format!("{}, {} held by readers", bytes(self.retired_bytes), bytes(self.held_bytes))),
             ("log", format!("{}, {} segments", bytes(self.log_bytes), self.segments)),
             ("index", format!("{}, {} pages", bytes(self.index_bytes), self.index_pages)),
