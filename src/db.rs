@@ -35,7 +35,7 @@ impl Db {
         Options::new().open(path)
     }
 
-    /// Opens a store for reading and writing, and creates it if there is none.
+    /// Opens a store for reading and writing, and creates it if there is none. See `Options::open`.
     pub fn create(path: impl AsRef<Path>) -> Result<Db> {
         Options::new().create(true).open(path)
     }
@@ -77,15 +77,16 @@ impl Db {
     /// Cost: a pin, a hash, one line of the index, one record, the copy. No lock, no system call.
     ///
     /// # Errors
-    /// `Corrupt` if the index or the record is damaged; `Poisoned`; `Forked`; `TooManyReaders`.
+    /// `Corrupt` if the index or the record is damaged; `Poisoned`; `Forked`; `TooManyReaders`. With
+    /// `Options::guard_sigbus`, `Truncated` or `Io` after a page was lost.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.get_with(key, <[u8]>::to_vec)
     }
 
-    /// Calls `f` with the value of a key, without a copy.
+    /// Calls `f` with the value of a key, without a copy. While `f` runs, what it reads keeps its space.
     ///
     /// # Errors
-    /// As `get`.
+    /// As `get`; `f` may have been called by then, with a value that was lost under it.
     pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let engine = self.engine();
         engine.check_fork()?;
@@ -119,7 +120,7 @@ impl Db {
     /// Sets the value of a key, in a transaction of its own.
     ///
     /// # Errors
-    /// As `WriteTxn::put` and `WriteTxn::commit`.
+    /// As `begin_write`, `WriteTxn::put` and `WriteTxn::commit`.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.write(|txn| txn.put(key, value))
     }
@@ -127,7 +128,7 @@ impl Db {
     /// Removes a key, in a transaction of its own; whether it was there.
     ///
     /// # Errors
-    /// As `WriteTxn::delete` and `WriteTxn::commit`.
+    /// As `begin_write`, `WriteTxn::delete` and `WriteTxn::commit`.
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
         self.write(|txn| txn.delete(key))
     }
@@ -147,8 +148,10 @@ impl Db {
 
     /// Begins a read transaction: a snapshot of the newest visible commit.
     ///
+    /// Cost: a few atomic operations; on a read-only handle beside live writers two calls about locks.
+    ///
     /// # Errors
-    /// `TooManyReaders` beyond 4,096 snapshots; `Poisoned`; `Forked`.
+    /// `TooManyReaders` beyond 4,096 snapshots, and single gets of other threads count too; `Poisoned`; `Forked`.
     pub fn begin_read(&self) -> Result<ReadTxn<'_>> {
         ReadTxn::begin(self.engine())
     }
@@ -163,13 +166,17 @@ impl Db {
         WriteTxn::begin(self.engine(), self.durability)
     }
 
-    /// How many keys have a value, as of the newest commit. Cost: a few loads.
+    /// How many keys have a value, as of the newest commit, which need not be durable or visible yet. Cost: a few
+    /// loads.
+    ///
+    /// # Errors
+    /// `Forked`. With `Options::guard_sigbus`, `Truncated` or `Io` after a page was lost.
     pub fn len(&self) -> Result<u64> {
         self.engine().check_fork()?;
         self.settled(Ok(self.engine().core.ends().1.live_keys))
     }
 
-    /// Whether no key has a value.
+    /// Whether no key has a value; as `len`.
     pub fn is_empty(&self) -> Result<bool> {
         self.len().map(|n| n == 0)
     }
@@ -179,7 +186,8 @@ impl Db {
     /// Commits go on beside it. Waits for a checkpoint that is under way.
     ///
     /// # Errors
-    /// `Full` if there is no space for its image; `Poisoned` after a failed sync. An error changes nothing durable.
+    /// `Full`, `MaxSize` if there is no space for its image; `Timeout` if another one does not come to its end;
+    /// `ReadOnly`; `Io` if a sync fails, and `Poisoned` from then on; `Forked`. An error changes nothing durable.
     pub fn checkpoint(&self) -> Result<()> {
         self.engine().check_fork()?;
         self.settled(self.engine().checkpoint())
@@ -194,8 +202,8 @@ impl Db {
     /// Returns whether it came to the end. What open snapshots read stays.
     ///
     /// # Errors
-    /// `Full`, `MaxSize` if there is no space even for a first step; those of `checkpoint`. Whatever was done stands,
-    /// and the store is whole.
+    /// `Full`, `MaxSize` if there is no space even for a first step; those of `checkpoint` and `begin_write`. Whatever
+    /// was done stands, and the store is whole.
     pub fn compact(&self, mut go_on: impl FnMut(Compaction) -> bool) -> Result<bool> {
         self.engine().check_fork()?;
         self.settled(self.engine().compact(&mut go_on))
@@ -204,7 +212,8 @@ impl Db {
     /// Makes all commits so far durable, Eventual ones of all processes included. Cost: one flush, shared with others.
     ///
     /// # Errors
-    /// `ReadOnly`; `Poisoned` after a failed sync.
+    /// `ReadOnly`; `Timeout` if the flush of another process does not come to its end; `Io` if the flush fails, and
+    /// `Poisoned` from then on; `Forked`. After any of them it is unknown which of those commits are durable.
     pub fn sync(&self) -> Result<()> {
         let engine = self.engine();
         engine.check_fork()?;
@@ -214,20 +223,31 @@ impl Db {
         self.settled(engine.wait_durable(engine.core.ends().0))
     }
 
-    /// Sizes and counts. Cost: a walk over the extent table, one word for 128 KiB.
+    /// Sizes and counts. Cost: a walk over the extent table, which has an entry for each extent, and over the page maps
+    /// of index extents; a call about locks for each process that has the store open.
+    ///
+    /// # Errors
+    /// `Io` if that call fails; `Forked`. With `Options::guard_sigbus`, `Truncated` or `Io` after a page was lost.
     pub fn stats(&self) -> Result<Stats> {
         self.engine().check_fork()?;
         self.settled(self.engine().stats())
     }
 
-    /// The processes that have the store open for writing, their snapshots, and who has the writer lock.
+    /// The processes that have the store open for writing, their snapshots, and who has the writer lock. Cost and
+    /// errors are those of `stats`.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
         self.engine().check_fork()?;
         self.settled(self.engine().processes())
     }
 
     /// Looks at every header, page, pointer and record that a snapshot reaches; `deep` verifies each checksum too.
-    /// What it returns is what it found wrong.
+    /// What it returns is what it found wrong. Others may go on beside it.
+    ///
+    /// Cost: reads the index and the header of each record, and with `deep` all of each; a snapshot meanwhile.
+    ///
+    /// # Errors
+    /// `Corrupt` if the directory cannot be read; `TooManyReaders`; `Poisoned`; `Forked`. With `Options::guard_sigbus`,
+    /// `Truncated` or `Io` after a page was lost.
     pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
         self.engine().check_fork()?;
         self.settled(self.engine().check(deep))

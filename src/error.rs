@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crate::format::header::VERSION;
+
 /// What every fallible call returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -32,8 +34,8 @@ pub enum Error {
         /// What was found instead.
         why: String,
     },
-    /// The store was written by a later version of the format.
-    #[error("{}: format version {found} is newer than this program reads (1)", path.display())]
+    /// The store was written by a later version of the format: it takes a later version of this crate.
+    #[error("{}: format version {found} is newer than this program reads ({})", path.display(), VERSION)]
     Version {
         /// The store.
         path: PathBuf,
@@ -58,7 +60,8 @@ pub enum Error {
         /// What is wrong there.
         what: String,
     },
-    /// The file is shorter than its header says.
+    /// The file is shorter than its header says; or, with `Options::guard_sigbus`, than it was when it was opened. Copy
+    /// or restore it anew.
     #[error("{}: truncated: {found} bytes, expected {expected}", path.display())]
     Truncated {
         /// The store.
@@ -68,7 +71,7 @@ pub enum Error {
         /// Bytes found.
         found: u64,
     },
-    /// A system call failed.
+    /// A system call failed; or, with `Options::guard_sigbus`, a page of the map could not be read.
     #[error("{}: {op} failed{}: {source}", path.display(), At(*offset))]
     Io {
         /// The store.
@@ -120,7 +123,7 @@ pub enum Error {
         /// Bytes of the value.
         len: u64,
     },
-    /// A lock was not to be had in time.
+    /// A lock was not to be had in time. Nothing was done, and another try may do.
     #[error("{}: waited {waited:.1?} for the {what}{}", path.display(), HeldBy(holder))]
     Timeout {
         /// The store.
@@ -161,19 +164,19 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// The path no longer leads to the file that was opened.
+    /// The path no longer leads to the file that was opened. Open it again.
     #[error("{}: replaced by another file while it was being opened", path.display())]
     Replaced {
         /// The store.
         path: PathBuf,
     },
-    /// 4,096 snapshots are open already.
+    /// 4,096 snapshots are open already, or kept ready by threads that have read, up to 64 a process.
     #[error("{}: all 4096 snapshots are in use", path.display())]
     TooManyReaders {
         /// The store.
         path: PathBuf,
     },
-    /// 1,024 processes have the store open already.
+    /// 1,024 processes have the store open already; another try does when one has closed it.
     #[error("{}: all 1024 process entries are in use", path.display())]
     TooManyProcesses {
         /// The store.
@@ -197,6 +200,7 @@ pub enum Error {
 
 /// Who holds a lock.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Holder {
     /// Process id, as that process sees it.
     pub pid: u32,
@@ -209,7 +213,7 @@ pub struct Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = self.since.elapsed().unwrap_or_default();
-        write!(f, "process {} ({}), since {:.1} s", self.pid, self.command, held.as_secs_f64())
+        write!(f, "process {} ({}) for {:.1} s", self.pid, self.command, held.as_secs_f64())
     }
 }
 

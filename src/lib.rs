@@ -25,6 +25,15 @@
 //! Any number of processes may have the store open. Readers take no lock and make no system call; writers wait for
 //! each other; a process that is killed at any instant leaves nothing to repair. See `README.md` for the guarantees
 //! and limits.
+//!
+//! # What to keep in mind
+//!
+//! - A thread has one write transaction of a store at a time, and calls [`Db::put`] and [`Db::delete`] outside of it:
+//!   they would wait for it until [`Options::lock_timeout`].
+//! - A snapshot keeps the space of all that is replaced while it lives. End it, and begin another one.
+//! - A forked child opens the store anew; what it inherited answers [`Error::Forked`].
+//! - [`Error::InDoubt`] does not mean "no": read what is there before trying again.
+//! - Copy the file while nobody has it open; beside others, copy what a snapshot reads, as `kvctl dump` does.
 
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -123,8 +123,9 @@ impl Options {
         self
     }
 
-    /// Hard bound of the file in bytes; the store remembers it from its next checkpoint on. Default: none at
-    /// creation, else what it has.
+    /// Hard bound of the file in bytes, 0: none. It is of the store: all who have that open keep to the last one that
+    /// was set, and it is remembered from the next checkpoint on. A file that is longer already stays as it is. A new
+    /// store refuses one that is too small for it. Default: none at creation, else what the store has.
     pub fn max_size(&mut self, bytes: u64) -> &mut Self {
         self.max_size = Some(bytes);
         self
@@ -138,7 +139,7 @@ impl Options {
 
     /// Bytes of log after which this handle's commits begin a checkpoint; it bounds the replay after a crash, and
     /// what is retired meanwhile waits for it. Default: 64 MiB, or half the index if that is more; earlier when a
-    /// twelfth of the log's space waits to be used again.
+    /// fourth of the log's space, at least 8 extents, waits to be used again.
     pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Self {
         self.checkpoint_bytes = Some(bytes);
         self
@@ -204,7 +205,9 @@ impl Options {
     /// # Errors
     /// `NotFound`, `Exists`, `Permission`; `NotAStore`, `Version`, `Features`, `Truncated`, `Corrupt` for a file that
     /// is no store, newer, or damaged; `Timeout` while another process recovers it; `Unsupported` on network file
-    /// systems. The file is as it was.
+    /// systems, or beside processes of another version; `Invalid` for options that make no sense; `Replaced`, which is
+    /// worth another try; `TooManyProcesses`; `Poisoned` until all others have closed it; `Full` if a copy without its
+    /// blocks of zeros cannot get their space; `Io`. The file is as it was, unless a replay had begun.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Db> {
         self.check()?;
         Db::open_with(path.as_ref(), self)

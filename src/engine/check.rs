@@ -20,6 +20,7 @@ const LOOKS: usize = 5;
 
 /// Something wrong in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// Where, in bytes from the start of the file.
     pub offset: u64,

@@ -51,12 +51,13 @@ impl<'db> ReadTxn<'db> {
         Ok(values)
     }
 
-    /// All pairs, in no particular order, each key once.
+    /// All pairs, in no particular order, each key once; borrowed as by `get`. Cost: a walk over the index, and a record
+    /// for each key. An error, of the kinds that `get` has, ends it.
     pub fn iter(&self) -> Iter<'_> {
         Iter::new(self.engine, self.pin.seq)
     }
 
-    /// The commit that this is a snapshot of.
+    /// The seq of the commit that this is a snapshot of, as `WriteTxn::commit` returned it; 0: nothing yet.
     pub fn seq(&self) -> u64 {
         self.pin.seq
     }
@@ -68,6 +69,12 @@ impl<'t> IntoIterator for &'t ReadTxn<'_> {
 
     fn into_iter(self) -> Iter<'t> {
         self.iter()
+    }
+}
+
+impl std::fmt::Debug for ReadTxn<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadTxn").field("seq", &self.pin.seq).finish_non_exhaustive()
     }
 }
 

@@ -61,6 +61,12 @@ impl<'t> Iter<'t> {
     }
 }
 
+impl std::fmt::Debug for Iter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Iter").field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
 impl<'t> Iterator for Iter<'t> {
     type Item = Result<(&'t [u8], &'t [u8])>;
 
