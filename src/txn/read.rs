@@ -51,8 +51,8 @@ impl<'db> ReadTxn<'db> {
         Ok(values)
     }
 
-    /// All pairs, in no particular order, each key once; borrowed as by `get`. Cost: a walk over the index, and a record
-    /// for each key. An error, of the kinds that `get` has, ends it.
+    /// All pairs, in no particular order, each key once; borrowed as by `get`. Cost: a walk over the index, and a
+    /// record for each key. An error, of the kinds that `get` has, ends it.
     pub fn iter(&self) -> Iter<'_> {
         Iter::new(self.engine, self.pin.seq)
     }

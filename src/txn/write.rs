@@ -27,8 +27,8 @@ impl<'db> WriteTxn<'db> {
     /// transaction waits for it.
     ///
     /// # Errors
-    /// `Corrupt` if the index or the record is damaged; `Forked`. With `Options::guard_sigbus`, `Truncated` or `Io` after
-    /// a page was lost. The transaction goes on.
+    /// `Corrupt` if the index or the record is damaged; `Forked`. With `Options::guard_sigbus`, `Truncated` or `Io`
+    /// after a page was lost. The transaction goes on.
     pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         self.engine.check_fork()?;
         let hash = self.hash(key);
@@ -89,10 +89,10 @@ impl<'db> WriteTxn<'db> {
     /// `Corrupt`: the index or a record that is replaced is damaged; the transaction is undone.
     /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free
     /// afterwards, so it may be worth another try. `Poisoned`: likewise undone, and so is `Unsupported`: keys whose
-    /// hashes were chosen to collide. `InDoubt`: a write or sync failed midway, or the flush of another process did not
-    /// come to its end within `Options::lock_timeout`; the commit is there whole or not at all, which shows on reading
-    /// once another write transaction has begun, or after a failed sync on reopening. `Forked`: this is a child, and the
-    /// transaction is still the parent's.
+    /// hashes were chosen to collide. `InDoubt`: a write or sync failed midway, or the flush of another process did
+    /// not come to its end within `Options::lock_timeout`; the commit is there whole or not at all, which shows on
+    /// reading once another write transaction has begun, or after a failed sync on reopening. `Forked`: this is a
+    /// child, and the transaction is still the parent's.
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;
