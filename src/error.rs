@@ -170,7 +170,8 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// 4,096 snapshots are open already, or kept ready by threads that have read, up to 64 a process.
+    /// 4,096 snapshots are open already, or kept ready by processes that had as many open. End some, or close the store
+    /// where nobody reads.
     #[error("{}: all 4096 snapshots are in use", path.display())]
     TooManyReaders {
         /// The store.

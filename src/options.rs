@@ -204,10 +204,10 @@ impl Options {
     ///
     /// # Errors
     /// `NotFound`, `Exists`, `Permission`; `NotAStore`, `Version`, `Features`, `Truncated`, `Corrupt` for a file that
-    /// is no store, newer, or damaged; `Timeout` while another process recovers it; `Unsupported` on network file
-    /// systems, or beside processes of another version; `Invalid` for options that make no sense; `Replaced`, which is
-    /// worth another try; `TooManyProcesses`; `Poisoned` until all others have closed it; `Full` if a copy without its
-    /// blocks of zeros cannot get their space; `Io`. The file is as it was, unless a replay had begun.
+    /// is no store, newer, or damaged; `Timeout` while another process recovers or closes it; `Unsupported` on network
+    /// file systems, or beside processes of another version; `Invalid` for options that make no sense; `Replaced`,
+    /// which is worth another try; `TooManyProcesses`; `Poisoned` until all others have closed it; `Full` if a copy
+    /// without its blocks of zeros cannot get their space; `Io`. The file is as it was, unless a replay had begun.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Db> {
         self.check()?;
         Db::open_with(path.as_ref(), self)

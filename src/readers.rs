@@ -41,6 +41,8 @@ pub mod bytes {
 const LANES: usize = 64;
 /// Lanes a thread tries before it takes a cell of its own.
 const TRIES: usize = 4;
+/// Beyond so many cells in use a process takes another one only when all that it has hold a pin.
+const PLENTY: u64 = CELLS / 2;
 
 /// This process's place in the tables.
 pub struct Lanes {
@@ -196,12 +198,15 @@ impl Core {
     #[cold]
     fn pin_slow(&self, lane: usize) -> Result<Pin> {
         let spare = self.lanes.spare.lock().pop();
+        if spare.is_none()
+            && self.get(Word::CellsUsed) > PLENTY
+            && let Some(pin) = self.pin_in_any_lane()
+        {
+            return Ok(pin);
+        }
         let cell = match spare {
             Some(cell) => cell,
-            None => match self.claim_cell() {
-                Ok(cell) => cell,
-                Err(full) => return self.pin_in_any_lane().ok_or(full),
-            },
+            None => self.claim_cell()?,
         };
         let empty = (0..TRIES).find(|n| {
             let lane = &self.lanes.cells[(lane + n) % LANES];
