@@ -177,6 +177,39 @@ fn frozen_pages_outlive_their_copies() {
     eprintln!("{} power cuts", cuts.tried);
 }
 
+/// Pages that became one in a compaction are those of the last checkpoint until the next one stands: commits beside it
+/// take none of them, however many they ask for.
+#[test]
+fn merged_pages_outlive_their_merger() {
+    let mut rng = Rng::new(seed());
+    let base = Base::filled(1_500, 8, true);
+    let disk = base.disk();
+    let open = || disk.open(&options()).expect("a sound store");
+    let (db, other) = (open(), open());
+    let deletes: Writes = (0..1_000).map(|n| (key(n), None)).collect();
+    commit(&db, Durability::Eventual, &deletes).expect("a commit");
+    db.checkpoint().expect("a checkpoint");
+    let (mut state, mut cuts) = (after(&base.state, &deletes), 0);
+    let ended = db.compact(|_| {
+        // The index has shrunk, and its pages are retired. So many keys need more than are free.
+        for n in (0..4_000).step_by(5) {
+            let writes: Writes = (n..n + 5).map(|n| (key(2_000 + n), Some(b"new".into()))).collect();
+            commit(&other, Durability::Immediate, &writes).expect("a commit beside it");
+            state = after(&state, &writes);
+            if n % 400 == 0 {
+                let image = disk.now().expect("memory can be read").cut_anyhow(rng.next());
+                judge(&base, image, &Promise::new(vec![state.clone()]), &format!("a cut after {n} keys"), &mut rng);
+                cuts += 1;
+            }
+        }
+        false
+    });
+    assert!(!ended.expect("a compaction") && cuts > 0, "somebody asked whether it goes on");
+    assert!(contents(&db) == state, "what was committed beside it is there");
+    let image = disk.now().expect("memory can be read").cut_anyhow(rng.next());
+    judge(&base, image, &Promise::new(vec![state]), "a cut after it", &mut rng);
+}
+
 /// Commits go on while space is given back: none of it is handed out meanwhile.
 #[test]
 fn what_is_being_punched_is_nobodys() {

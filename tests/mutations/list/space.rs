@@ -36,6 +36,14 @@ pub const ALL: &[Mutation] = &[
         why: "a page that the checkpoint names is reused",
     },
     Mutation {
+        name: "merged_pages_retired_as_unseen",
+        file: "src/index/shrink.rs",
+        before: "self.retire_page(entry.page(), change.seq, !entry.is_mutable());",
+        after: "self.retire_page(entry.page(), change.seq, false);",
+        test: "--test power merged_pages_outlive",
+        why: "commits beside a compaction overwrite index pages that the durable header names",
+    },
+    Mutation {
         name: "punched_while_free",
         file: "src/growth.rs",
         before: "                    extent.set_state(ExtentState::new(Kind::Punching));\n",
