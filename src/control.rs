@@ -81,7 +81,7 @@ pub enum Word {
     SyncActive = 56,
     /// The log is durable up to this position.
     Cursor = 57,
-    /// A sync of index pages is under way.
+    /// A sync of index pages is under way: the epoch that its freeze has ended.
     PagesActive = 64,
     /// Ends of even seqs: tail, chain, live keys, live bytes, bytes of log so far.
     EndsEven = 72,
@@ -415,8 +415,8 @@ impl Core {
 
     /// Marks the store poisoned for all processes.
     pub fn poison(&self, failed: Error) -> Error {
-        log::error!("{failed}");
         self.set(Word::Poisoned, 1);
+        log::error!("{failed}");
         failed
     }
 }

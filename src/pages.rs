@@ -20,6 +20,33 @@ impl Core {
         PageState::from_raw(load(self.page_word(position)))
     }
 
+    /// What tells the life of a page that was born in that epoch from earlier ones at its place.
+    pub fn stamp(&self, born: u64) -> u32 {
+        self.get(Word::Lifetime).wrapping_add(born) as u32
+    }
+
+    /// A frozen page, born then, that is being synced is what its checkpointer noted. If that has died its sync may have
+    /// failed, and what has left memory since has come back as the disk has it.
+    pub fn check_noted(&self, position: u64, born: u64) -> Result<()> {
+        let in_sync = self.get(Word::DurableEpoch) + 1..=self.get(Word::PagesActive);
+        if !in_sync.contains(&born) || self.page(position)?.is_as_noted(self.stamp(born)) {
+            return Ok(());
+        }
+        Err(self.poison(self.corrupt(position, "an index page that a process could not sync before it died is lost")))
+    }
+
+    /// The same of the page that keys of a suffix are in. Under the writer lock.
+    pub fn check_page_of(&self, bits: u64) -> Result<()> {
+        if self.get(Word::PagesActive) == 0 {
+            return Ok(());
+        }
+        let position = self.entry(bits)?.page();
+        match self.page_state(position) {
+            PageState::Used(born) => self.check_noted(position, born),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes what a page holds; counts are the caller's.
     pub fn set_page_state(&self, position: u64, state: PageState) {
         store(self.page_word(position), state.raw());

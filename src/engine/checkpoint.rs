@@ -28,6 +28,9 @@ const SLACK_SHARE: u64 = 4;
 /// The last handle to close checkpoints when there is more log than this: about 10 ms of replay.
 pub const CLOSE_LOG: u64 = 1 << 20;
 
+/// Pages that changed since the last durable checkpoint: position, epoch of their birth.
+type Changed = Vec<(u64, u64)>;
+
 /// What a freeze has fixed.
 struct Image {
     blob: Blob,
@@ -39,8 +42,7 @@ struct Image {
     epoch: u64,
     file_len: u64,
     max_size: u64,
-    /// Indexes of the pages that changed since the last durable checkpoint.
-    changed: Vec<usize>,
+    changed: Changed,
 }
 
 impl Engine {
@@ -276,7 +278,7 @@ impl Core {
     }
 
     /// Clears all mutable bits; lists the pages, and which of them changed since the last durable checkpoint.
-    fn freeze_pages(&self) -> Result<(Vec<BlobPage>, Vec<usize>)> {
+    fn freeze_pages(&self) -> Result<(Vec<BlobPage>, Changed)> {
         let root = self.root();
         let durable = self.get(Word::DurableEpoch);
         let (mut pages, mut changed) = (Vec::new(), Vec::new());
@@ -291,8 +293,10 @@ impl Core {
             }
             // An entry may be the zeros of a file that somebody cut.
             self.page(entry.page())?;
-            if matches!(self.page_state(entry.page()), PageState::Used(born) if born > durable) {
-                changed.push(pages.len());
+            if let PageState::Used(born) = self.page_state(entry.page())
+                && born > durable
+            {
+                changed.push((entry.page(), born));
             }
             pages.push(BlobPage {
                 position: U64::new(entry.page()),
@@ -320,24 +324,22 @@ impl Core {
 
     /// Notes the checksums of the frozen pages and makes those durable that changed.
     fn sync_pages(&self, image: &mut Image) -> Result<()> {
-        for &n in &image.changed {
-            let page = self.page(image.blob.pages[n].position.get())?;
-            page.note_crc(page.crc());
+        image.changed.sort_unstable();
+        // What lies between them belongs to the next checkpoint, which would write it again.
+        let runs = image.changed.chunk_by(|a, b| a.0 + PAGE == b.0).map(|run| (run[0].0, run.len() as u64 * PAGE));
+        let runs: Vec<(u64, u64)> = runs.collect();
+        // Found set: the last checkpointer died in here and may have met an error that it could not tell.
+        if self.get(Word::PagesActive) != 0 {
+            self.rewrite(&runs)?;
+            image.changed.iter().try_for_each(|&(position, born)| self.check_noted(position, born))?;
+        }
+        for &(position, born) in &image.changed {
+            self.page(position)?.note(self.stamp(born));
         }
         for page in &mut image.blob.pages {
             page.crc = U32::new(self.page(page.position.get())?.noted_crc());
         }
-        let mut positions: Vec<u64> = image.changed.iter().map(|&n| image.blob.pages[n].position.get()).collect();
-        positions.sort_unstable();
-        // Found set: the last checkpointer died in here and may have met an error that it could not tell.
-        let again = self.get(Word::PagesActive) != 0;
-        self.set(Word::PagesActive, 1);
-        // What lies between them belongs to the next checkpoint, which would write it again.
-        let runs = positions.chunk_by(|&a, &b| a + PAGE == b).map(|run| (run[0], run.len() as u64 * PAGE));
-        let runs: Vec<(u64, u64)> = runs.collect();
-        if again {
-            self.rewrite(&runs)?;
-        }
+        self.set(Word::PagesActive, image.epoch);
         self.sync_ranges(&runs).map_err(|e| self.poison(e))?;
         self.set(Word::PagesActive, 0);
         Ok(())

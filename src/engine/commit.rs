@@ -160,6 +160,7 @@ impl Core {
             for place in first..batch.places().min(first + GROUP) {
                 let Some(entry) = batch.open_at(place) else { continue };
                 let prev = self.find(entry.hash, batch.key(entry))?.map_or(0, |record| record.position);
+                self.check_page_of(entry.hash)?;
                 batch.set_prev(place, prev);
             }
         }

@@ -142,8 +142,8 @@ fn empty_page() -> (Vec<u8>, u32) {
     let words: [AtomicU64; PAGE_WORDS] = [const { AtomicU64::new(0) }; PAGE_WORDS];
     let page = Page::new(&words);
     page.clear(0, 0);
-    let crc = page.crc();
-    page.note_crc(crc);
+    page.note(0);
+    let crc = page.noted_crc();
     (words.into_iter().flat_map(|word| word.into_inner().to_le_bytes()).collect(), crc)
 }
 

@@ -51,6 +51,15 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// The handle of a store that has just been opened.
+    fn begin(engine: Arc<Engine>) -> Result<Arc<Handle>> {
+        let handle = Handle { engine, closed: false };
+        if handle.engine.core.writable {
+            handle.engine.finish_syncs()?;
+        }
+        Ok(Arc::new(handle))
+    }
+
     /// Closes the store now, and tells of errors.
     pub fn close(mut self) -> Result<()> {
         self.closed = true;
@@ -98,7 +107,7 @@ fn open_existing(path: &Path, options: &Options) -> Result<Arc<Handle>> {
         return Ok(handle);
     }
     // Not under the registry's lock: this may wait for other processes.
-    let handle = Arc::new(Handle { engine: attach(path, options)?, closed: false });
+    let handle = Handle::begin(attach(path, options)?)?;
     if !handle.engine.core.shared {
         // What was replayed in private memory is of its moment: the next opener wants its own.
         return Ok(handle);
@@ -234,7 +243,7 @@ fn attach(path: &Path, options: &Options) -> Result<Arc<Engine>> {
 /// Opens the store at `path` on a disk of the caller's, which has the same file, past the registry.
 #[cfg(feature = "faults")]
 pub fn open_on(path: &Path, options: &Options, disk: Box<dyn Disk>) -> Result<Arc<Handle>> {
-    Ok(Arc::new(Handle { engine: attach_with(path, options, |_, _, _| Ok(disk))?, closed: false }))
+    Handle::begin(attach_with(path, options, |_, _, _| Ok(disk))?)
 }
 
 fn attach_with(

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use crate::control::{Core, Word};
+use crate::control::{Core, Ends, Word};
 use crate::engine::Engine;
 use crate::engine::lock::Deadline;
 use crate::error::Result;
+use crate::format::record::RecordHeader;
 use crate::readers::bytes;
 use crate::sys::futex;
 use crate::sys::lock::Mode;
@@ -40,6 +41,24 @@ impl Engine {
         }
     }
 
+    /// Finishes the syncs that somebody died in. If one has failed, the system does not tell who opens the store after
+    /// that, so he must not begin with what it has left in memory.
+    pub fn finish_syncs(&self) -> Result<()> {
+        let core = &self.core;
+        let mut done = Ok(());
+        if core.get(Word::SyncActive) != 0 {
+            done = self.try_lead().map(drop);
+        }
+        let is_left = |byte| core.locks.conflict(byte, 1).map(|holder| holder.is_none());
+        if core.get(Word::PagesActive) != 0 && is_left(bytes::CHECKPOINT).map_err(|e| core.io("lock query", None, e))? {
+            done = done.and_then(|()| self.checkpoint_anyway().map(drop));
+        }
+        if let Err(e) = done {
+            log::warn!("{}: what a dead process left is for the next flush: {e}", core.path.display());
+        }
+        core.check_poison()
+    }
+
     /// Flushes, if nobody else does so now.
     fn try_lead(&self) -> Result<bool> {
         let core = &self.core;
@@ -64,13 +83,14 @@ impl Core {
         self.check_poison()?;
         self.cover()?;
         // Found set: its owner died and may have met an error that it could not tell. Bytes that a failed sync left
-        // clean are made dirty again.
+        // clean are made dirty again. Those that have left memory since are lost, and what stands there now is old.
         let again = self.get(Word::SyncActive) != 0;
         self.set(Word::SyncActive, self.me().max(1));
         let (seq, ends) = self.ends();
         let pieces = self.log_between(self.get(Word::Cursor), ends.tail).map_err(|e| self.cause(e))?;
         if again {
             self.rewrite(&pieces)?;
+            self.check_unsynced(seq, ends)?;
         }
         self.sync_ranges(&pieces).map_err(|e| self.poison(e))?;
         // A sync of a page that was lost says that all is well.
@@ -80,6 +100,24 @@ impl Core {
         self.set(Word::SyncActive, 0);
         self.lift(Word::Visible, seq);
         Ok(())
+    }
+
+    /// Whole batches lead from the durable cursor to the applied seq and its ends. The chain at the cursor is not known:
+    /// the next batch, or the ends, confirm what the first one says of it.
+    fn check_unsynced(&self, applied: u64, ends: Ends) -> Result<()> {
+        // The file may have grown up to there.
+        self.cover()?;
+        let cursor = self.get(Word::Cursor);
+        let (mut at, mut chain) = (cursor, None);
+        let mut seq = self.header_at(cursor).map_or(0, RecordHeader::seq);
+        while at != ends.tail {
+            let Some(batch) = self.read_batch(at, seq, chain).filter(|_| seq <= applied) else { break };
+            (at, chain, seq) = (batch.tail, Some(batch.chain), seq + 1);
+        }
+        if cursor == ends.tail || (at, chain, seq) == (ends.tail, Some(ends.chain), applied + 1) {
+            return Ok(());
+        }
+        Err(self.poison(self.corrupt(at, "the log that a process could not sync before it died is lost")))
     }
 
     /// The pieces of the log between two positions, a segment each.

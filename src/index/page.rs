@@ -136,9 +136,14 @@ impl<'a> Page<'a> {
         self.0[CRC].load(Ordering::Relaxed) as u32
     }
 
-    /// Notes the checksum of a frozen page.
-    pub fn note_crc(&self, crc: u32) {
-        self.0[CRC].store(u64::from(crc), Ordering::Relaxed);
+    /// Notes the checksum of a frozen page, and a stamp of its birth.
+    pub fn note(&self, stamp: u32) {
+        self.0[CRC].store(u64::from(self.crc()) | u64::from(stamp) << 32, Ordering::Relaxed);
+    }
+
+    /// Whether the page is what it was when that was noted, at this place in this life of it.
+    pub fn is_as_noted(&self, stamp: u32) -> bool {
+        self.0[CRC].load(Ordering::Relaxed) == u64::from(self.crc()) | u64::from(stamp) << 32
     }
 
     /// CRC-32 of the page with the noted checksum zero.
@@ -322,10 +327,12 @@ mod tests {
         let (page, copy) = (Page::new(&words), Page::new(&other));
         page.clear(1, 1);
         let crc = page.crc();
-        page.note_crc(crc);
+        page.note(7);
         copy.copy_from(page);
         assert_eq!((page.crc(), copy.crc(), copy.noted_crc()), (crc, crc, crc));
+        assert!(copy.is_as_noted(7) && !copy.is_as_noted(8));
         page.insert(9, SlotWord::new(9, 8, false));
         assert_ne!(page.crc(), crc);
+        assert!(!page.is_as_noted(7));
     }
 }

@@ -10,6 +10,7 @@ use super::{random_steps, seed};
 use crate::common::{Rng, number};
 
 /// What a process does when it dies.
+#[derive(Clone)]
 struct Scene {
     name: &'static str,
     base: Base,
@@ -147,6 +148,47 @@ fn what_the_dead_could_not_tell_is_told_by_the_system() {
         }
     }
     eprintln!("{deaths} deaths");
+}
+
+/// As before, but the system does not tell who goes on, since he opened the store only then, or as the other one was
+/// about to die: he must find out by himself.
+#[test]
+fn what_the_system_does_not_tell_is_found_out() {
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    let (mut deaths, mut found) = (0, [0, 0]);
+    // Seldom does all of a page come back as it was.
+    let again = page_used_again();
+    for _ in 0..4 * number("SLOTDB_ROUNDS", 1) {
+        for scene in scenes().into_iter().chain(std::iter::repeat_n(again.clone(), 8)) {
+            for n in 0.. {
+                // Or nobody does anything but close the store.
+                let newcomer = rng.pick(&[Some(true), Some(false), None]).to_owned();
+                let mut run = Run::start(&scene.base, 0, rng.next());
+                run.play(&scene.before);
+                if !run.dies(&scene.step, Death::In(Call::Sync, n)) {
+                    break;
+                }
+                run.evict(rng.next());
+                let name = format!("{}, death in sync {n}, newcomer: {newcomer:?}", scene.name);
+                if let Some(newcomer) = newcomer {
+                    found[usize::from(newcomer)] += usize::from(run.finds_out(newcomer, &name));
+                }
+                run.survives(&name, &mut rng);
+                deaths += 1;
+            }
+        }
+    }
+    assert!(found[0] > 0 && found[1] > 0, "nothing was lost");
+    eprintln!("{deaths} deaths, {found:?} found out");
+}
+
+/// An index page takes a place again where it was some checkpoints ago.
+fn page_used_again() -> Scene {
+    let put = |n| Step::Commit(Eventual, vec![put("k1", n)]);
+    let mut before: Vec<Step> = (1..20).flat_map(|n| [put(n), Step::Checkpoint]).collect();
+    before.push(put(20));
+    Scene { name: "page used again", base: Base::filled(20, 100, false), before, step: Step::Checkpoint }
 }
 
 #[test]

@@ -186,6 +186,35 @@ impl Run {
         assert!(matches!(refused, Err(Error::Poisoned { .. })), "{name}: a snapshot after {committed:?}: {refused:?}");
     }
 
+    /// Somebody whom the system tells nothing of a failed sync goes on: nothing is acknowledged on top of what is lost.
+    /// A newcomer reads nothing of it either. Whether he has found out.
+    pub fn finds_out(&mut self, newcomer: bool, name: &str) -> bool {
+        let opened = if newcomer { self.disk.open(&options()) } else { Ok(self.db.clone().expect("it is open")) };
+        let work = |db: Db| -> Result<()> {
+            if newcomer {
+                db.begin_read()?;
+                let found = contents(&db);
+                assert!(self.live.contains(&found), "{name}: a newcomer reads something else");
+                self.live = vec![found.clone()];
+                self.promise(vec![found]);
+            }
+            let writes: Writes = [1, 7, 13].map(|n| (key(n), Some(b"later".to_vec()))).into();
+            let before = self.promises.last().expect("there is one from the start").clone();
+            let afterwards: Vec<State> = self.live.iter().map(|state| after(state, &writes)).collect();
+            self.promise(before.iter().chain(&afterwards).cloned().collect());
+            commit(&db, Durability::Immediate, &writes)?;
+            self.promise(afterwards);
+            db.checkpoint()?;
+            assert_eq!(db.check(true)?, [], "{name}");
+            Ok(())
+        };
+        let done = opened.and_then(work);
+        let refused = self.db.as_ref().expect("it is open").begin_read().map(drop);
+        let poisoned = matches!(refused, Err(Error::Poisoned { .. }));
+        assert!(poisoned == done.is_err() || !newcomer, "{name}: {done:?}, {refused:?}");
+        done.is_err()
+    }
+
     /// The disk has space for so many extents.
     pub fn limit(&mut self, extents: u64) {
         self.disk.limit(extents);

@@ -14,7 +14,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "chain_not_compared",
         file: "src/log/replay.rs",
-        before: "(header.chain() == found.chain).then_some(found)",
+        before: "chain.is_none_or(|_| found.chain == sum.finish()).then_some(found)",
         after: "Some(found)",
         test: "--test format a_batch_that_breaks_one_rule",
         why: "a batch of another history is replayed",
