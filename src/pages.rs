@@ -25,8 +25,8 @@ impl Core {
         self.get(Word::Lifetime).wrapping_add(born) as u32
     }
 
-    /// A frozen page, born then, that is being synced is what its checkpointer noted. If that has died its sync may have
-    /// failed, and what has left memory since has come back as the disk has it.
+    /// A frozen page of that birth that is being synced is what its checkpointer noted. If that one has died its sync may
+    /// have failed, and what has left memory since has come back as the disk has it.
     pub fn check_noted(&self, position: u64, born: u64) -> Result<()> {
         let in_sync = self.get(Word::DurableEpoch) + 1..=self.get(Word::PagesActive);
         if !in_sync.contains(&born) || self.page(position)?.is_as_noted(self.stamp(born)) {
@@ -35,12 +35,12 @@ impl Core {
         Err(self.poison(self.corrupt(position, "an index page that a process could not sync before it died is lost")))
     }
 
-    /// The same of the page that keys of a suffix are in. Under the writer lock.
-    pub fn check_page_of(&self, bits: u64) -> Result<()> {
+    /// The same of the page that a hash leads to. Under the writer lock.
+    pub fn check_page_of(&self, hash: u64) -> Result<()> {
         if self.get(Word::PagesActive) == 0 {
             return Ok(());
         }
-        let position = self.entry(bits)?.page();
+        let position = self.entry(hash)?.page();
         match self.page_state(position) {
             PageState::Used(born) => self.check_noted(position, born),
             _ => Ok(()),

@@ -303,7 +303,8 @@ impl Image {
         assert_eq!(self.slice(at, 8), b"slotpage");
         assert_eq!((self.u32(at + 12), self.u64(at + 16)), (page.depth, u64::from(page.suffix)));
         assert_eq!((self.u32(at + 24), self.crc(at, 4096, 24, 8)), (page.crc, page.crc));
-        assert!(self.is_zero(at + 28, 36), "reserved bytes of a page");
+        // Between them a stamp, of whatever kind.
+        assert!(self.is_zero(at + 32, 32), "reserved bytes of a page");
         let line = |n: u64| {
             let line = at + 64 + 64 * n;
             let slot = |m: u64| Slot { tag: self.u32(line + 4 * m), pointer: self.u64(line + 24 + 8 * m) };
