@@ -25,8 +25,8 @@ impl Core {
         self.get(Word::Lifetime).wrapping_add(born) as u32
     }
 
-    /// A frozen page of that birth that is being synced is what its checkpointer noted. If that one has died its sync may
-    /// have failed, and what has left memory since has come back as the disk has it.
+    /// A frozen page of that birth that is being synced is what its checkpointer noted. If that one has died its sync
+    /// may have failed, and what has left memory since has come back as the disk has it.
     pub fn check_noted(&self, position: u64, born: u64) -> Result<()> {
         let in_sync = self.get(Word::DurableEpoch) + 1..=self.get(Word::PagesActive);
         if !in_sync.contains(&born) || self.page(position)?.is_as_noted(self.stamp(born)) {

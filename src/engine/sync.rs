@@ -102,8 +102,8 @@ impl Core {
         Ok(())
     }
 
-    /// Whole batches lead from the durable cursor to the applied seq and its ends. The chain at the cursor is not known;
-    /// what the first batch says of the chain after it is confirmed by the next one, or by the ends.
+    /// Whole batches lead from the durable cursor to the applied seq and its ends. The chain at the cursor is not
+    /// known; what the first batch says of the chain after it is confirmed by the next one, or by the ends.
     fn check_unsynced(&self, applied: u64, ends: Ends) -> Result<()> {
         // The file may have grown up to there.
         self.cover()?;
