@@ -87,7 +87,8 @@ impl Moment {
             let value = &values[noise.below(values.len() as u64) as usize];
             let Some(old) = image.get(place(sector)) else { continue };
             let differs: Vec<usize> = (0..value.len()).filter(|&n| old[n] != value[n]).map(|n| n / 8).collect();
-            let (first, last) = (differs[0], differs[differs.len() - 1]);
+            // What is there already cannot be torn.
+            let (Some(first), Some(last)) = (differs.first(), differs.last()) else { continue };
             let torn = first + 1 + noise.below((last - first).max(1) as u64) as usize;
             put(&mut image, sector, &value[..torn * 8]);
         }
