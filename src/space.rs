@@ -19,17 +19,30 @@ use crate::sys::map::HUGE_FROM;
 /// Value of the hint for the next extent: the first one that is free, whatever lies beside it.
 pub const FRONT: u64 = u64::MAX;
 
-/// Who asks for space: puts leave the standing reserve alone.
+/// Who asks for space, and what is left for others. Where the file cannot grow, each lives on what those before it
+/// have left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// A batch with puts.
+    /// A batch with puts leaves the cleaning reserve and the standing one.
     Put,
-    /// A batch of deletes: it leaves what the next checkpoint needs, without which nothing is ever freed; and its
-    /// page copies leave a segment for its records.
+    /// What moves live records, or index pages, to make room: it leaves the standing reserve.
+    Move,
+    /// A batch of deletes: its records leave what the next checkpoint needs, without which nothing is ever freed, and
+    /// an extent for page copies where there are none. Its page copies leave what puts do: mostly a checkpoint gives
+    /// back those before them.
     Delete,
+    /// A batch of deletes that a checkpoint did not help leaves what the next one needs.
+    LastDelete,
     /// Checkpoints, recovery.
     Reserve,
 }
+
+/// Share of the file that is the cleaning reserve, ...
+const CLEANING_SHARE: u64 = 64;
+/// ... and the least bytes of it, ...
+const LEAST_CLEANING: u64 = 256 << 10;
+/// ... and extents: a segment for what moves, and one of copies of the index pages that this touches.
+const LEAST_CLEANING_EXTENTS: u64 = 2;
 
 /// One entry of the extent table.
 #[derive(Clone, Copy)]
@@ -207,12 +220,15 @@ impl Core {
         }
     }
 
-    /// Makes sure that `run` extents can be handed out, and for puts that the standing reserve is left after it.
+    /// Makes sure that `run` extents can be handed out, and that what the claim leaves to others is left after it.
     pub fn ensure_free(&self, kind: Kind, run: u64, claim: Claim) -> Result<()> {
         let need = run
             + match claim {
-                Claim::Put => self.standing_reserve(),
-                Claim::Delete => self.next_blob() + if kind == Kind::Log { 0 } else { self.delete_reserve() },
+                Claim::Put => self.put_reserve(),
+                Claim::Move => self.standing_reserve(),
+                Claim::Delete if kind != Kind::Log => self.put_reserve(),
+                Claim::Delete => self.next_blob() + u64::from(self.has_no_copies()),
+                Claim::LastDelete => self.next_blob(),
                 Claim::Reserve => 0,
             };
         if self.get(Word::Free) >= need {
@@ -244,7 +260,30 @@ impl Core {
 
     /// Free extents that are kept when space goes back: what the next commits are going to ask for.
     pub fn working_reserve(&self) -> u64 {
-        self.standing_reserve() + (self.get(Word::LogExtents) / 4).max(4)
+        self.put_reserve() + (self.get(Word::LogExtents) / 4).max(4)
+    }
+
+    /// Extents that puts leave.
+    pub fn put_reserve(&self) -> u64 {
+        self.cleaning_reserve() + self.standing_reserve()
+    }
+
+    /// Extents kept for making room where the file cannot grow: live records move into them out of segments that are
+    /// partly dead, and a checkpoint then frees these. Deletes may use it too.
+    pub fn cleaning_reserve(&self) -> u64 {
+        let least = (LEAST_CLEANING / self.geometry.extent).max(LEAST_CLEANING_EXTENTS);
+        (self.extents() / CLEANING_SHARE).max(least)
+    }
+
+    /// Whether no index extent has a page for a copy, now or after a checkpoint.
+    fn has_no_copies(&self) -> bool {
+        self.get(Word::FreePages) + self.get(Word::RetiredPages) == 0
+    }
+
+    /// Index pages that can be had for copies by what moves records, beside a segment for these.
+    pub fn copies_for_moves(&self) -> u64 {
+        let extents = self.get(Word::Free).saturating_sub(self.standing_reserve() + 1);
+        self.get(Word::FreePages) + extents * self.geometry.slot_pages()
     }
 
     /// Extents kept for deletes, checkpoints and recovery: the next blob, log and page copies of deletes. The working
@@ -315,7 +354,7 @@ impl Core {
 
     /// Whether the file grew, since little of it is unused.
     fn grow_for_block(&self) -> bool {
-        let few = self.standing_reserve() + (self.extents() / 32).max(2 * self.geometry.block());
+        let few = self.put_reserve() + (self.extents() / 32).max(2 * self.geometry.block());
         self.get(Word::Free) <= few && self.grow(1).is_ok()
     }
 

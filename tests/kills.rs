@@ -236,6 +236,16 @@ fn a_compaction_beside_commits_of_another() {
     scenario.prepare().play(&[Company::Writer]);
 }
 
+/// At its greatest size: what is dead becomes room, in commits and checkpoints of its own, before the put.
+#[test]
+fn a_put_that_makes_room() {
+    let before = ["fill k 0 130 3000", "fill k 0 100 3000", "fill k 0 100 3000"];
+    let mut scenario = scenario(&["fill k 0 130 3000", "checkpoint"], &before, "put big ~60000.1");
+    scenario.options.push_str(" eventual max=2097152");
+    scenario.raises = vec!["checkpoint"];
+    scenario.play();
+}
+
 #[test]
 fn a_checkpoint_that_gives_space_back() {
     let deletes = delete_most(0..60, 7);

@@ -213,13 +213,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Frees what only waits for a checkpoint, as far as that goes.
-    pub fn reclaim(&self) {
-        if let Err(e) = self.checkpoint() {
-            log::warn!("no checkpoint to free space: {e}");
-        }
-    }
-
     /// How many times over a checkpoint is due: 0, 1, or 2 and more. Asked for on each commit, so it must cost no walk.
     fn limits_passed(&self) -> u64 {
         let core = &self.core;
@@ -264,14 +257,14 @@ impl Core {
 
     /// The next segment would make a file longer that is long enough, for want of a checkpoint.
     fn is_tight(&self, most: u64) -> bool {
-        let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
+        let spare = self.get(Word::Free).saturating_sub(self.put_reserve());
         spare <= 1 && self.position_of(self.extents()) > most
     }
 
     /// Copies of all index pages, which commits beside a checkpoint may make, would make the file longer than it should
     /// be.
     fn is_narrow(&self, index: u64, most: u64) -> bool {
-        let spare = self.get(Word::Free).saturating_sub(self.standing_reserve());
+        let spare = self.get(Word::Free).saturating_sub(self.put_reserve());
         let room = self.position_of(spare) + self.get(Word::FreePages) * PAGE;
         let more = index.saturating_sub(room);
         more > 0 && self.position_of(self.extents()).saturating_add(more) > most

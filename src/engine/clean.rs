@@ -52,8 +52,17 @@ pub struct Worth {
     pub cutoff: u64,
 }
 
+/// How much of a victim one step takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Bytes to walk.
+    pub bytes: u64,
+    /// Records to move.
+    pub records: u64,
+}
+
 /// Commits leave segments alone that would give less than a tenth.
-const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
+pub const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
 
 impl Engine {
     /// Adds live records of the victim to a batch, if there is too much dead space.
@@ -61,21 +70,20 @@ impl Engine {
         if !self.core.wants_cleaning(ends, &self.settings) {
             return Ok(None);
         }
-        let budget = batch.bytes() * PACE;
-        self.clean_step(batch, ends, COMMIT, budget)
+        let pace = Pace { bytes: batch.bytes() * PACE, records: u64::MAX };
+        self.clean_step(batch, ends, COMMIT, pace)
     }
 
-    /// Adds live records of the victim to a batch: those in the next `budget` bytes of it, at most 1 MiB.
-    pub fn clean_step(&self, batch: &mut Batch, ends: Ends, worth: Worth, budget: u64) -> Result<Option<Cleaning>> {
+    /// Adds live records of the victim to a batch: those in the next bytes of it, at most 1 MiB.
+    pub fn clean_step(&self, batch: &mut Batch, ends: Ends, worth: Worth, pace: Pace) -> Result<Option<Cleaning>> {
         let core = &self.core;
         let tail = core.head_of(ends.tail)?;
         let Some((segment, at)) = core.victim(tail, worth) else { return Ok(None) };
         let (_, end) = core.segment_of(segment)?;
-        let budget = budget.min(MOST);
         let walked = match core.extent(core.extent_of(segment)).live() {
             // Counts are never too low. Left behind by a dead writer that had not begun to use it, it holds no records.
             0 => Walked::ToTheEnd,
-            _ => core.walk(batch, at, end, budget)?,
+            _ => core.walk(batch, at, end, pace)?,
         };
         Ok(Some(Cleaning { segment, walked }))
     }
@@ -133,7 +141,7 @@ impl Core {
     }
 
     /// The victim and where to go on in it: the one in hand, else the segment with the least live share.
-    fn victim(&self, tail: u64, worth: Worth) -> Option<(u64, u64)> {
+    pub fn victim(&self, tail: u64, worth: Worth) -> Option<(u64, u64)> {
         let segment = self.get(Word::CleanSegment);
         if segment != 0 && self.extent_of(segment) != tail {
             return Some((segment, self.get(Word::CleanAt)));
@@ -152,17 +160,20 @@ impl Core {
         Some((self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
     }
 
-    /// Adds the live ones of a segment's records to the batch: those that begin in the next `budget` bytes, and one at
-    /// least. The index is asked about a group of records at a time, so that its misses overlap.
-    fn walk(&self, batch: &mut Batch, from: u64, end: u64, budget: u64) -> Result<Walked> {
-        let stop = from + budget.max(1);
+    /// Adds the live ones of a segment's records to the batch: those that begin in the next bytes, and one at least.
+    /// The index is asked about a group of records at a time, so that its misses overlap.
+    fn walk(&self, batch: &mut Batch, from: u64, end: u64, pace: Pace) -> Result<Walked> {
+        let stop = from + pace.bytes.clamp(1, MOST);
+        let most = pace.records.max(1).saturating_add(batch.len() as u64);
         let mut group = [(0, 0); GROUP];
         let mut walked = Walked::To(from);
         while let Walked::To(at) = walked
             && at < stop
+            && (batch.len() as u64) < most
         {
+            let size = (most - batch.len() as u64).min(GROUP as u64) as usize;
             let count;
-            (count, walked) = self.walk_group(&mut group, at, end.min(stop), end);
+            (count, walked) = self.walk_group(&mut group[..size], at, end.min(stop), end);
             for &(position, hash) in &group[..count] {
                 let record = self.record(position)?;
                 if let Some(kind) = record.header.kind()
@@ -178,9 +189,9 @@ impl Core {
 
     /// Positions and hashes of the next puts and deletes of a segment. A record that is not whole is not copied, which
     /// would give it a right checksum, and its length leads nowhere.
-    fn walk_group(&self, group: &mut [(u64, u64); GROUP], from: u64, stop: u64, end: u64) -> (usize, Walked) {
+    fn walk_group(&self, group: &mut [(u64, u64)], from: u64, stop: u64, end: u64) -> (usize, Walked) {
         let (mut at, mut count) = (from, 0);
-        while count < GROUP && at < stop {
+        while count < group.len() && at < stop {
             let in_segment = at + RECORD_HEADER <= end;
             let Some(record) = self.try_record(at).filter(|record| in_segment && record.is_whole()) else {
                 return (count, Walked::ToDamage(at));

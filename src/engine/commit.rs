@@ -11,10 +11,19 @@ use crate::index::{Change, GROUP};
 use crate::log::Record;
 use crate::log::append::Batch;
 use crate::options::Durability;
+use crate::space::Claim;
 use crate::sys::host;
 
 /// Eventual commits in a row, after an Immediate one, before appends go through the map again.
 const CALM: u64 = 64;
+
+/// Where the next batch goes.
+#[derive(Clone, Copy)]
+struct Next {
+    seq: u64,
+    ends: Ends,
+    salt: Option<[u8; 16]>,
+}
 
 /// A batch that is in the index.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +40,7 @@ impl Engine {
     /// # Errors
     /// Before the first byte is written nothing has changed. After it: `InDoubt`; the next writer finishes or drops
     /// the batch.
-    pub fn commit_batch(&self, batch: &mut Batch, durability: Durability) -> Result<Committed> {
+    pub fn commit_batch(&self, batch: &mut Batch, durability: Durability, claim: Claim) -> Result<Committed> {
         let core = &self.core;
         core.check_poison()?;
         let (applied, ends) = core.ends();
@@ -40,16 +49,17 @@ impl Engine {
         let cleaning = self.clean_into(batch, ends).map_err(|e| core.cause(e))?;
         core.look_up(batch).map_err(|e| core.cause(e))?;
         let salt = self.salt_after(applied)?;
-        let (after, cleaning) = self.reserve(batch, applied + 1, ends, salt, cleaning).map_err(|e| core.cause(e))?;
+        let next = Next { seq: applied + 1, ends, salt };
+        let (after, cleaning) = self.reserve(batch, next, cleaning, claim).map_err(|e| core.cause(e))?;
         self.commit_reserved(batch, applied + 1, after, cleaning, durability)
     }
 
     /// Commits a batch that has nothing but what the cleaner moves; Eventual. As `commit_batch`.
-    pub fn commit_moved(&self, batch: &mut Batch, cleaning: Option<Cleaning>) -> Result<Committed> {
+    pub fn commit_moved(&self, batch: &mut Batch, cleaning: Option<Cleaning>, claim: Claim) -> Result<Committed> {
         self.core.check_poison()?;
         let (applied, ends) = self.core.ends();
-        let salt = self.salt_after(applied)?;
-        let after = self.reserve_as_is(batch, applied + 1, ends, salt).map_err(|e| self.core.cause(e))?;
+        let next = Next { seq: applied + 1, ends, salt: self.salt_after(applied)? };
+        let after = self.reserve_as_is(batch, next, claim).map_err(|e| self.core.cause(e))?;
         self.commit_reserved(batch, applied + 1, after, cleaning, Durability::Eventual)
     }
 
@@ -99,37 +109,38 @@ impl Engine {
         first.then(|| host::random().map_err(|e| self.core.io("random", None, e))).transpose()
     }
 
-    /// Reserves and lays out a batch; without the records that the cleaner moves if there is no room for them too.
+    /// Reserves and lays out a batch; without the records that the cleaner moves if there is no room for them too, and
+    /// what these take never comes out of what only deletes may take.
     fn reserve(
         &self,
         batch: &mut Batch,
-        seq: u64,
-        ends: Ends,
-        salt: Option<[u8; 16]>,
+        next: Next,
         cleaning: Option<Cleaning>,
+        claim: Claim,
     ) -> Result<(Ends, Option<Cleaning>)> {
-        match self.reserve_as_is(batch, seq, ends, salt) {
-            Err(Error::Full { .. } | Error::MaxSize { .. }) if cleaning.is_some() => {
-                batch.drop_moved();
-                Ok((self.reserve_as_is(batch, seq, ends, salt)?, None))
+        if cleaning.is_some() {
+            let modest = if claim == Claim::Put { Claim::Put } else { Claim::Move };
+            match self.reserve_as_is(batch, next, modest) {
+                Err(Error::Full { .. } | Error::MaxSize { .. }) => batch.drop_moved(),
+                done => return Ok((done?, cleaning)),
             }
-            done => Ok((done?, cleaning)),
         }
+        Ok((self.reserve_as_is(batch, next, claim)?, None))
     }
 
-    fn reserve_as_is(&self, batch: &mut Batch, seq: u64, ends: Ends, salt: Option<[u8; 16]>) -> Result<Ends> {
-        let after = self.core.lay_out(batch, seq, ends, salt)?;
-        self.reserve_index(batch).inspect_err(|_| self.core.drop_layout(batch))?;
+    fn reserve_as_is(&self, batch: &mut Batch, next: Next, claim: Claim) -> Result<Ends> {
+        let after = self.core.lay_out(batch, next.seq, next.ends, next.salt, claim)?;
+        self.reserve_index(batch, claim).inspect_err(|_| self.core.drop_layout(batch))?;
         Ok(after)
     }
 
     /// Whatever can say "full" says it now: pages for copies and splits, room in the directory, its depth.
-    fn reserve_index(&self, batch: &Batch) -> Result<()> {
+    fn reserve_index(&self, batch: &Batch, claim: Claim) -> Result<()> {
         let core = &self.core;
         let growth = core.growth(batch)?;
         core.check_depth(growth.depth)?;
-        core.ensure_pages(growth.pages(), batch.claim())?;
-        core.ensure_directory_room(growth.depth.max(core.root().depth() + 1), batch.claim())
+        core.ensure_pages(growth.pages(), claim)?;
+        core.ensure_directory_room(growth.depth.max(core.root().depth() + 1), claim)
     }
 
     fn apply_own(&self, batch: &Batch, seq: u64, mut ends: Ends, cleaning: Option<Cleaning>) -> Result<()> {

@@ -6,7 +6,7 @@
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
-use crate::engine::clean::Worth;
+use crate::engine::clean::{Pace, Worth};
 use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::extent::Kind;
@@ -52,14 +52,16 @@ impl Engine {
         self.checkpoint()?;
         let mut before = (u64::MAX, u64::MAX);
         let mut full = None;
-        for _ in 0..PASSES {
+        let mut passes = 0;
+        while passes < PASSES {
             let thrift = Thrift { fill: DENSE, tombstones: true };
             let goal = core.goal();
             let mut leave = core.emptiest_index_extents(core.index_extents_for(core.pages_in_use()));
             leave.extend(core.index_extents_behind(goal));
             match self.pass(goal, &leave, thrift, WORTH, go_on)? {
-                Ok(true) => full = None,
+                Ok(true) => (full, passes) = (None, passes + 1),
                 Ok(false) => return Ok(false),
+                // It ended early, and what it has freed is room for the next one.
                 Err(e @ (Error::Full { .. } | Error::MaxSize { .. })) => full = Some(e),
                 Err(e) => return Err(e),
             }
@@ -70,7 +72,26 @@ impl Engine {
             before = now;
         }
         self.give_back_all()?;
-        full.map_or(Ok(true), Err)
+        match full {
+            Some(full) if self.is_more_to_gain()? => Err(full),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether dead log is left that would be worth a copy. What a reader keeps is not to be gained.
+    fn is_more_to_gain(&self) -> Result<bool> {
+        let core = &self.core;
+        let _writer = self.lock_writer()?;
+        let tail = core.head_of(core.ends().1.tail)?;
+        let worth = Worth { live: WORTH, cutoff: u64::MAX };
+        Ok(self.claim()? == Claim::Move && core.victim(tail, worth).is_some())
+    }
+
+    /// What compaction may take: where a reader keeps what was moved, no more than puts may, since nothing comes back
+    /// for it. Under the writer lock.
+    fn claim(&self) -> Result<Claim> {
+        let core = &self.core;
+        Ok(if core.horizon()? < core.get(Word::Visible) { Claim::Put } else { Claim::Move })
     }
 
     /// One pass: the log behind the goal moves to the front, and so do the pages of the index extents that are to be
@@ -114,11 +135,12 @@ impl Engine {
                 // Moving to the front needs room there.
                 let cutoff = if core.has_room_before(goal) { goal } else { u64::MAX };
                 let worth = Worth { live, cutoff };
-                let Some(cleaning) = self.clean_step(batch, ends, worth, BUDGET)? else { return Ok(true) };
+                let pace = Pace { bytes: BUDGET, records: u64::MAX };
+                let Some(cleaning) = self.clean_step(batch, ends, worth, pace)? else { return Ok(true) };
                 if batch.is_empty() {
                     batch.push_nothing();
                 }
-                self.commit_moved(batch, Some(cleaning))?;
+                self.commit_moved(batch, Some(cleaning), self.claim()?)?;
             }
             self.checkpoint_if_due()?;
         }
@@ -130,12 +152,15 @@ impl Engine {
         let core = &self.core;
         let head = core.head_of(core.ends().1.tail)?;
         let leave = core.extent(head).run() > 1 || head >= goal && core.has_room_before(goal);
-        if leave { self.commit_nothing(Some(goal)) } else { Ok(()) }
+        if leave {
+            self.commit_nothing(Some(goal))?;
+        }
+        Ok(())
     }
 
     /// A commit of nothing, so that there is a seq after all that was retired; in a new segment that lies before that
-    /// extent, if it is asked for.
-    fn commit_nothing(&self, in_new_segment: Option<u64>) -> Result<()> {
+    /// extent, if it is asked for. Where there is no room for it, it is left out; whether it was made.
+    pub fn commit_nothing(&self, in_new_segment: Option<u64>) -> Result<bool> {
         let mut writer = self.lock_writer()?;
         let batch = writer.batch_mut();
         batch.push_nothing();
@@ -143,14 +168,16 @@ impl Engine {
             self.core.prefer_front(goal);
             batch.leave_segment();
         }
-        self.commit_moved(batch, None).map(|_| ())
+        match self.commit_moved(batch, None, self.claim()?) {
+            Ok(_) => Ok(true),
+            Err(Error::Full { .. } | Error::MaxSize { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Merges index pages and moves those of the extents that are to be left, a few under the writer lock at a time.
     fn shrink_index(&self, thrift: Thrift, leave: &[(u64, u64)]) -> Result<()> {
         let core = &self.core;
-        let pages = core.pages_in_use();
-        let extents = pages / core.geometry.slot_pages() + 1;
         if !leave.is_empty() {
             let _writer = self.lock_writer()?;
             leave.iter().for_each(|&(n, _)| core.leave_index_extent(n));
@@ -158,14 +185,12 @@ impl Engine {
         let mut cursor = Some(0);
         while let Some(mut at) = cursor {
             let _writer = self.lock_writer()?;
-            // What gives way is free only after a commit and a checkpoint, and until then deletes need pages too.
-            core.ensure_free(Kind::Index, extents, Claim::Put)?;
             if !leave.is_empty() {
                 // Those in front first.
                 core.set(Word::PageHint, 0);
                 core.prefer_front(u64::MAX);
             }
-            core.ensure_pages(STEP, Claim::Put)?;
+            core.ensure_pages(STEP, self.claim()?)?;
             let (applied, ends) = core.ends();
             let busy = [core.head_of(ends.tail)?];
             let change = Change { seq: applied + 1, busy: &busy };
@@ -200,9 +225,28 @@ impl Engine {
         let leave = if spare.len() as u64 > 2 * needed { spare } else { Vec::new() };
         let is_sparse = pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys;
         if is_sparse || !leave.is_empty() {
+            {
+                // What gives way is free only after a commit and the next checkpoint, and until then commits copy pages.
+                let _writer = self.lock_writer()?;
+                core.ensure_free(Kind::Index, core.index_extents_for(pages) + 1, Claim::Put)?;
+            }
             self.shrink_index(Thrift { fill: PACED, tombstones: is_sparse }, &leave)?;
         }
         Ok(())
+    }
+
+    /// Moves the pages of the emptiest index extents into the others, where `copies` pages are left over then; whether
+    /// there was anything to move. The extents become free after a commit and the next checkpoint.
+    pub fn leave_spare_index_extents(&self, copies: u64) -> Result<bool> {
+        let core = &self.core;
+        let spare = core.get(Word::FreePages).saturating_sub(copies) / core.geometry.slot_pages();
+        let extents = core.index_extents();
+        let leave = core.emptiest_index_extents((extents.len() as u64).saturating_sub(spare));
+        if leave.is_empty() {
+            return Ok(false);
+        }
+        self.shrink_index(MOVE, &leave)?;
+        Ok(true)
     }
 
     /// Moves the pages of nearly empty index extents, as copies leave many of them behind, if that makes many free.

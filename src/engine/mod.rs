@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod lock;
 pub mod open;
 pub mod recover;
+pub mod room;
 pub mod sync;
 pub mod takeover;
 

@@ -359,7 +359,7 @@ impl Core {
                 self.map.set_len(self.map.len()).map_err(io)?;
                 let older = self.locks.conflict(bytes::GENERATION, header.generation.get()).map_err(io)?;
                 self.recover(header, older.is_some())?;
-                if let Err(e) = self.ensure_free(Kind::Log, 0, Claim::Put) {
+                if let Err(e) = self.ensure_free(Kind::Log, 0, Claim::Move) {
                     log::warn!("no room for the standing reserve: {e}");
                 }
                 self.locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;

@@ -129,9 +129,16 @@ impl Batch {
         self.entries.iter().filter(|e| !e.replaced && e.kind != Kind::Commit)
     }
 
-    /// Whether any write needs more than the standing reserve may give.
-    pub fn claim(&self) -> Claim {
-        if self.entries().any(|e| e.kind == Kind::Put && !e.moved) { Claim::Put } else { Claim::Delete }
+    /// Whether any of a transaction's writes is a put.
+    pub fn has_puts(&self) -> bool {
+        self.entries().any(|e| e.kind == Kind::Put && !e.moved)
+    }
+
+    /// Prepares the writes of a refused batch for another try: what they replace is to be looked for again, since it
+    /// may have moved.
+    pub fn reopen(&mut self) {
+        self.drop_moved();
+        self.entries.iter_mut().for_each(|entry| (entry.prev, entry.is_open) = (0, true));
     }
 
     /// How many places there are; some hold writes that gave way to later ones.
@@ -420,11 +427,17 @@ impl Core {
 
     /// Lays the batch out at the tail as `seq`: positions, links, checksums, chain. Takes the segments it needs; when
     /// there is no space it gives them back, and nothing has changed. Returns the ends after it, counts as before it.
-    pub fn lay_out(&self, batch: &mut Batch, seq: u64, ends: Ends, salt: Option<[u8; 16]>) -> Result<Ends> {
+    pub fn lay_out(
+        &self,
+        batch: &mut Batch,
+        seq: u64,
+        ends: Ends,
+        salt: Option<[u8; 16]>,
+        claim: Claim,
+    ) -> Result<Ends> {
         batch.extra.clear();
         batch.writes.clear();
         batch.segments.clear();
-        let claim = batch.claim();
         let (segment, end) = self.segment_of(ends.tail)?;
         let mut layout = Layout {
             core: self,

@@ -1,12 +1,17 @@
 //! Write transactions: one at a time in all processes, all or nothing.
 
 use crate::engine::Engine;
+use crate::engine::commit::Committed;
 use crate::engine::lock::WriterGuard;
 use crate::error::{Error, Result};
 use crate::format::hash_key;
 use crate::format::record::Kind;
 use crate::log::Record;
 use crate::options::Durability;
+use crate::space::Claim;
+
+/// Tries of a commit where there is no room for it, with room made in between.
+const TRIES: usize = 3;
 
 /// A write transaction. It holds the writer lock of the store until it is committed or dropped; dropping it undoes it.
 pub struct WriteTxn<'db> {
@@ -87,30 +92,25 @@ impl<'db> WriteTxn<'db> {
     ///
     /// # Errors
     /// `Corrupt`: the index or a record that is replaced is damaged; the transaction is undone.
-    /// `Full`, `MaxSize`: nothing was written, the transaction is undone; what a checkpoint can free is free
-    /// afterwards, so it may be worth another try. `Poisoned`: likewise undone, and so is `Unsupported`: keys whose
-    /// hashes were chosen to collide. `InDoubt`: a write or sync failed midway, or the flush of another process did
-    /// not come to its end within `Options::lock_timeout`; the commit is there whole or not at all, which shows on
-    /// reading once another write transaction has begun, or after a failed sync on reopening. `Forked`: this is a
-    /// child, and the transaction is still the parent's.
+    /// `Full`, `MaxSize`: nothing was written, the transaction is undone. What is dead was made room of as far as that
+    /// went (see `Options::max_size`); if others committed meanwhile it is worth another try. `Poisoned`: likewise
+    /// undone, and so is `Unsupported`: keys whose hashes were chosen to collide. `InDoubt`: a write or sync failed
+    /// midway, or the flush of another process did not come to its end within `Options::lock_timeout`; the commit is
+    /// there whole or not at all, which shows on reading once another write transaction has begun, or after a failed
+    /// sync on reopening. `Forked`: this is a child, and the transaction is still the parent's.
     pub fn commit(self) -> Result<u64> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;
         let (seq, wait) = if writer.batch().is_empty() {
             (engine.core.ends().0, engine.must_wait(durability))
         } else {
-            let committed = match engine.commit_batch(writer.batch_mut(), durability) {
-                Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => {
-                    drop(writer);
-                    engine.reclaim();
-                    return Err(full);
-                }
-                done => done?,
-            };
+            let committed;
+            (writer, committed) = commit_with_room(engine, writer, durability)?;
             writer.keep = !committed.wait;
             (committed.seq, committed.wait)
         };
         let wrote = !writer.batch().is_empty();
+        let opened = !writer.batch().segments().is_empty();
         drop(writer);
         if wait {
             let unknown = |e| if wrote { engine.in_doubt(seq, e) } else { e };
@@ -119,6 +119,9 @@ impl<'db> WriteTxn<'db> {
         if let Err(e) = engine.checkpoint_if_due() {
             // The commit stands; the next one tries again.
             log::warn!("checkpoint: {e}");
+        }
+        if wrote && opened {
+            engine.restore_reserve();
         }
         Ok(seq)
     }
@@ -136,4 +139,29 @@ impl std::fmt::Debug for WriteTxn<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WriteTxn").field("durability", &self.durability).finish_non_exhaustive()
     }
+}
+
+/// Commits the batch of a writer. Where the store is full, room is made and it is tried again, unless somebody else got
+/// in between.
+fn commit_with_room<'a>(
+    engine: &'a Engine,
+    mut writer: WriterGuard<'a>,
+    durability: Durability,
+) -> Result<(WriterGuard<'a>, Committed)> {
+    let (first, later) = match writer.batch().has_puts() {
+        true => (Claim::Put, Claim::Put),
+        false => (Claim::Delete, Claim::LastDelete),
+    };
+    for n in 0.. {
+        let claim = if n == 0 { first } else { later };
+        let full = match engine.commit_batch(writer.batch_mut(), durability, claim) {
+            Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => full,
+            done => return done.map(|committed| (writer, committed)),
+        };
+        match if n < TRIES { engine.room_for(writer)? } else { None } {
+            Some(again) => writer = again,
+            None => return Err(full),
+        }
+    }
+    unreachable!()
 }

@@ -1,7 +1,8 @@
 //! A small disk that is full: what frees space works, and makes room; and the power fails in it.
 
-use slotdb::Durability::{Eventual, Immediate};
+use std::time::Duration;
 
+use slotdb::Durability::{Eventual, Immediate};
 use slotdb::sim::Call;
 
 use super::base::{Base, EXTENT, key};
@@ -22,6 +23,7 @@ fn a_full_disk_is_compacted_and_filled_again() {
         for cycle in 0..2 {
             let puts = fill(&mut run, &mut rng);
             assert!(puts > 5, "round {round}, cycle {cycle}: {puts} puts until it was full");
+            overwrite(&mut run, &mut rng);
             empty(&mut run, &mut rng);
             run.play(&[Step::Compact, Step::Checkpoint]);
             if rng.one_in(3) {
@@ -69,6 +71,18 @@ fn fill(run: &mut Run, rng: &mut Rng) -> usize {
     unreachable!("the disk is small")
 }
 
+/// Deletes a third of the keys and puts the others again and again: what dies makes room.
+fn overwrite(run: &mut Run, rng: &mut Rng) {
+    let keys: Vec<Vec<u8>> = run.state().keys().cloned().collect();
+    let (gone, kept) = keys.split_at(keys.len() / 3);
+    gone.iter().for_each(|key| run.play(&[Step::Commit(Eventual, vec![(key.clone(), None)])]));
+    for _ in 0..40 {
+        let (key, bytes) = (rng.pick(kept).clone(), rng.bytes(600));
+        run.play(&[Step::Commit(Eventual, vec![(key.clone(), Some(bytes.clone()))])]);
+        assert!(run.state().get(&key) == Some(&bytes), "a put on a full disk");
+    }
+}
+
 /// Deletes most keys, which is possible on a full disk.
 fn empty(run: &mut Run, rng: &mut Rng) {
     let keys: Vec<Vec<u8>> = run.state().keys().cloned().collect();
@@ -78,4 +92,40 @@ fn empty(run: &mut Run, rng: &mut Rng) {
             assert!(!run.state().contains_key(&key), "a delete on a full disk");
         }
     }
+}
+
+/// While room is made for a transaction the writer lock is free, and what it has read may change: then it is refused.
+#[test]
+fn a_transaction_that_waited_for_room_rests_on_what_it_has_read() {
+    let mut rng = Rng::new(seed());
+    let base = Base::empty();
+    let disk = base.disk();
+    let mut patient = options();
+    patient.durability(Eventual).lock_timeout(Duration::from_millis(100));
+    let (db, other) = (disk.open(&patient).expect("a store"), disk.open(&patient).expect("a store"));
+    disk.limit(40);
+    let keys = (0..).find(|&n| db.put(&key(n), &rng.bytes(9_000)).is_err()).expect("the disk is small");
+    (0..keys).step_by(2).for_each(|n| assert!(db.delete(&key(n)).expect("a delete on a full disk")));
+    let count = |bytes: Option<&[u8]>| bytes.map_or(0, |b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
+    let (told, heard) = std::sync::mpsc::channel();
+    let (mut own, mut beside) = (0, 0);
+    for n in 0..300 {
+        let (other, told) = (other.clone(), told.clone());
+        disk.before(Call::Sync, move || {
+            let mut txn = other.begin_write().expect("the writer lock is free");
+            let next = count(txn.get(b"count").expect("a get")) + 1;
+            txn.put(b"count", &next.to_le_bytes()).expect("a put");
+            told.send(txn.commit()).expect("somebody listens");
+        });
+        let mut txn = db.begin_write().expect("the writer lock");
+        let next = count(txn.get(b"count").expect("a get")) + 1;
+        txn.put(b"count", &next.to_le_bytes()).expect("a put");
+        txn.put(&key(1 + n % keys / 2 * 2), &rng.bytes(9_000)).expect("a put");
+        own += u64::from(txn.commit().is_ok());
+        beside += heard.try_iter().filter(Result::is_ok).count() as u64;
+    }
+    assert!(own > 100 && beside > 5, "{own} transactions, {beside} beside them");
+    db.checkpoint().expect("a checkpoint");
+    beside += heard.try_iter().filter(Result::is_ok).count() as u64;
+    assert_eq!(count(db.get(b"count").expect("a get").as_deref()), own + beside);
 }

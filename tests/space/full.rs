@@ -3,30 +3,49 @@
 use slotdb::{Error, Options};
 
 use super::ledger::{EXTENT, Ledger, key, options};
+use crate::support::common::{Rng, number};
 use crate::support::seed;
 
-fn fill(ledger: &mut Ledger, from: u64) -> u64 {
-    for n in from.. {
-        let value = ledger.rng.bytes(1_000);
-        match ledger.db().put(&key(n), &value) {
-            Ok(()) => drop(ledger.model.insert(key(n), value)),
-            Err(Error::MaxSize { .. } | Error::Full { .. }) => return n,
-            Err(e) => panic!("put {n}: {e}"),
-        }
+/// Copies of index pages that the standing reserve has room for, with extents of `EXTENT`: a delete takes one at most.
+const COPIES: u64 = EXTENT / 4096 - 1;
+
+/// Puts new keys until there is no room for the next one, which it returns.
+fn fill(ledger: &mut Ledger, from: u64, len: usize) -> u64 {
+    (from..).find(|&n| !put(ledger, n, len)).unwrap()
+}
+
+/// Whether there was room.
+fn put(ledger: &mut Ledger, n: u64, len: usize) -> bool {
+    let value = ledger.rng.bytes(len);
+    match ledger.db().put(&key(n), &value) {
+        Ok(()) => drop(ledger.model.insert(key(n), value)),
+        Err(Error::MaxSize { .. }) => return false,
+        Err(e) => panic!("put {n}: {e}"),
     }
-    unreachable!("the store has a bound")
+    true
+}
+
+/// Puts at random; how many of them found room.
+fn overwrite(ledger: &mut Ledger, keys: u64, len: usize, puts: u64) -> u64 {
+    (0..puts).map(|_| ledger.rng.below(keys)).collect::<Vec<_>>().into_iter().filter(|&n| put(ledger, n, len)).count()
+        as u64
+}
+
+/// A compaction of a full store may find that there is too little room.
+fn compact(ledger: &Ledger) {
+    match ledger.db().compact(|_| true) {
+        Ok(_) | Err(Error::MaxSize { .. }) => {}
+        Err(e) => panic!("compact: {e}"),
+    }
 }
 
 #[test]
 fn at_its_greatest_size_a_store_can_be_compacted() {
     let mut ledger = Ledger::new(options().max_size(64 * EXTENT), seed());
-    let mut end = fill(&mut ledger, 0);
+    let mut end = fill(&mut ledger, 0, 1_000);
     for round in 0..4 {
         ledger.db().checkpoint().unwrap();
-        match ledger.db().compact(|_| true) {
-            Ok(_) | Err(Error::MaxSize { .. }) => {}
-            Err(e) => panic!("compact: {e}"),
-        }
+        compact(&ledger);
         ledger.is_sound();
         (0..end).filter(|n| n % 8 != round).for_each(|n| {
             if ledger.model.contains_key(&key(n)) {
@@ -36,19 +55,19 @@ fn at_its_greatest_size_a_store_can_be_compacted() {
         assert!(ledger.db().compact(|_| true).unwrap());
         ledger.is_sound();
         let before = ledger.model.len();
-        end = fill(&mut ledger, end);
+        end = fill(&mut ledger, end, 1_000);
         assert!(ledger.model.len() > before + 1_000, "round {round}: {} pairs fit", ledger.model.len() - before);
         ledger.close();
         ledger.open(&options());
         ledger.is_sound();
-        end = fill(&mut ledger, end);
+        end = fill(&mut ledger, end, 1_000);
     }
     // The bound is of the store; whoever opens it with another one raises it for all who have it open.
     let mut raised = Options::new();
     raised.max_size(128 * EXTENT);
     ledger.close();
     ledger.open(&raised);
-    let more = fill(&mut ledger, end);
+    let more = fill(&mut ledger, end, 1_000);
     assert!(more > end + 1_000, "{} pairs fit", more - end);
     ledger.is_sound();
 }
@@ -66,4 +85,89 @@ fn each_handle_of_a_process_may_set_the_bound() {
     // Alone it reads in private memory, which the bound is not about.
     let read_only = Options::new().read_only(true).open(&path).unwrap();
     assert_eq!(read_only.stats().unwrap().max_size, Some(128 * EXTENT));
+}
+
+/// What dies makes room as long as three quarters of the bound live, or less: in files of 128 extents.
+#[test]
+fn at_its_greatest_size_a_store_is_overwritten_for_ever() {
+    for (extent, max, len) in [(64 << 10, 8 << 20, 1_000), (128 << 10, 16 << 20, 100), (2 << 20, 256 << 20, 20_000)] {
+        let mut ledger = Ledger::new(options().extent_size(extent).max_size(max), seed());
+        let keys = (0..)
+            .find(|&n| n % 100 == 0 && ledger.live() + 100 * len as u64 > max / 4 * 3 || !put(&mut ledger, n, len));
+        let (keys, live) = (keys.unwrap(), ledger.live());
+        assert!(live + 200 * len as u64 > max / 4 * 3, "full with {live} bytes that live");
+        assert_eq!(overwrite(&mut ledger, keys, len, 3 * keys), 3 * keys, "extents of {extent} bytes");
+        ledger.is_sound();
+        assert!(ledger.sizes().0 <= max);
+    }
+}
+
+/// In whatever state a full store is, each delete is possible, in any order; and afterwards there is room again.
+#[test]
+fn in_a_full_store_deletes_always_work() {
+    let first = seed();
+    for round in 0..8 * number("SLOTDB_ROUNDS", 1) {
+        let seed = first.wrapping_add(round);
+        eprintln!("round {round}: seed {seed}");
+        let mut rng = Rng::new(seed);
+        let (extent, len) = (*rng.pick(&[EXTENT, 2 * EXTENT]), *rng.pick(&[5, 100, 1_000, 3_000]));
+        let mut ledger = Ledger::new(options().extent_size(extent).max_size((48 + rng.below(60)) * extent), seed);
+        let keys = fill(&mut ledger, 0, len);
+        overwrite(&mut ledger, keys, len, rng.below(keys.min(2_000)));
+        if rng.one_in(2) {
+            compact(&ledger);
+        }
+        let mut order: Vec<u64> = (0..keys).collect();
+        if !rng.one_in(4) {
+            order.sort_by_cached_key(|_| rng.next());
+        }
+        let beside = order.split_off(order.len() - COPIES as usize);
+        let (checkpoints, compactions) = (2 + rng.below(1_000), 100 + rng.below(3_000));
+        for &n in &order[..order.len() / 4] {
+            ledger.delete(n);
+            if rng.one_in(checkpoints) {
+                ledger.db().checkpoint().unwrap();
+            }
+            if rng.one_in(compactions) {
+                compact(&ledger);
+            }
+        }
+        fill(&mut ledger, keys, len);
+        beside_a_snapshot(&mut ledger, &beside, &mut rng);
+        for &n in &order[order.len() / 4..] {
+            ledger.delete(n);
+        }
+        ledger.is_sound();
+        let before = ledger.model.len() as u64;
+        let more = fill(&mut ledger, 2 * keys, len) - 2 * keys;
+        assert!(before + more > keys / 2, "room for {more} of {keys}");
+        ledger.is_sound();
+    }
+}
+
+/// Beside a snapshot, which keeps all that these deletes replace, the standing reserve has room for them, whatever puts
+/// and compactions there were.
+fn beside_a_snapshot(ledger: &mut Ledger, deletes: &[u64], rng: &mut Rng) {
+    let db = ledger.db();
+    let snapshot = db.begin_read().unwrap();
+    let then = ledger.model.clone();
+    for round in 0..rng.below(4) {
+        match rng.below(3) {
+            0 => drop(fill(ledger, 1_000_000 + round * 1_000, 100)),
+            1 => db.checkpoint().unwrap(),
+            _ => compact(ledger),
+        }
+    }
+    deletes.iter().for_each(|&n| ledger.delete(n));
+    assert!(super::ledger::all(&snapshot) == then, "the snapshot has changed");
+}
+
+/// With nothing dead there is nothing to gain, and that is no error.
+#[test]
+fn a_full_store_of_what_lives_is_compact() {
+    let mut ledger = Ledger::new(options().max_size(64 * EXTENT), seed());
+    fill(&mut ledger, 0, 1_000);
+    assert!(ledger.db().compact(|_| true).unwrap());
+    assert!(ledger.db().compact(|_| true).unwrap());
+    ledger.is_sound();
 }

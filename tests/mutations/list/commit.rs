@@ -38,7 +38,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "pages_not_reserved",
         file: "src/engine/commit.rs",
-        before: "core.ensure_pages(growth.pages(), batch.claim())?;",
+        before: "core.ensure_pages(growth.pages(), claim)?;",
         after: "let _ = growth.pages();",
         test: "--test bad_input stays_usable",
         why: "a commit finds the disk full after its first byte",
