@@ -158,6 +158,9 @@ const _: () = {
     assert!(PROCESS_AT.is_multiple_of(64) && CELLS_AT.is_multiple_of(64) && TABLE_AT.is_multiple_of(64));
 };
 
+/// The words of the volatile extent.
+pub type VolatilePane = Pane<{ (VOLATILE_LEN / 8) as usize }>;
+
 /// The state of the log after one seq: published as a whole by storing `applied`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Ends {
@@ -182,7 +185,7 @@ pub struct Core {
     /// The disk's map.
     pub map: Arc<Map>,
     /// The part of it that holds control words, process table, reader table and the first chunk of the extent table.
-    pub pane: Pane,
+    pub pane: VolatilePane,
     /// Locks of this handle.
     pub locks: LockFile,
     /// What the store is.
@@ -221,7 +224,7 @@ impl Core {
     #[inline]
     pub fn bytes(&self, position: u64, len: u64) -> Option<&[u8]> {
         match self.map.bytes(position, len) {
-            None => self.follow_growth(position, len).and_then(|()| self.map.bytes(position, len)),
+            None => self.bytes_of_growth(position, len),
             found => found,
         }
     }
@@ -230,14 +233,26 @@ impl Core {
     #[inline]
     pub fn words<const N: usize>(&self, position: u64) -> Option<&[AtomicU64; N]> {
         match self.map.words(position) {
-            None => self.follow_growth(position, N as u64 * 8).and_then(|()| self.map.words(position)),
+            None => self.words_of_growth(position),
             found => found,
         }
     }
 
-    /// Extends the map if another process has grown the file over this range.
     #[cold]
     #[inline(never)]
+    fn bytes_of_growth(&self, position: u64, len: u64) -> Option<&[u8]> {
+        self.follow_growth(position, len)?;
+        self.map.bytes(position, len)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn words_of_growth<const N: usize>(&self, position: u64) -> Option<&[AtomicU64; N]> {
+        self.follow_growth(position, N as u64 * 8)?;
+        self.map.words(position)
+    }
+
+    /// Extends the map if another process has grown the file over this range.
     fn follow_growth(&self, position: u64, len: u64) -> Option<()> {
         let grown = position.checked_add(len)? > self.map.len() && self.map.len() < self.shared_len()?;
         if !grown {
@@ -248,6 +263,7 @@ impl Core {
 
     /// Extends the map to what any process has grown the file to. Whoever goes on under a lock does this first:
     /// afterwards "beyond the map" means "beyond the file".
+    #[inline]
     pub fn cover(&self) -> Result<()> {
         let len = self.shared_len().ok_or_else(|| self.corrupt(self.geometry.extent, "count of extents"))?;
         if self.map.len() >= len {
@@ -268,11 +284,13 @@ impl Core {
     }
 
     /// Stores a control word.
+    #[inline]
     pub fn set(&self, word: Word, value: u64) {
         store(self.word(word), value);
     }
 
     /// Raises a control word to at least `value`.
+    #[inline]
     pub fn lift(&self, word: Word, value: u64) {
         fault::point();
         // AcqRel: as `get` and `set`.
@@ -281,16 +299,19 @@ impl Core {
 
     /// Adds to a count that only the holder of the writer lock changes. A death beside it leaves the count a little
     /// off: whoever finds that it cannot be right counts anew.
+    #[inline]
     pub fn add(&self, word: Word, difference: i64) {
         let cell = self.word(word);
         cell.store(cell.load(Ordering::Relaxed).saturating_add_signed(difference), Ordering::Relaxed);
     }
 
+    #[inline]
     fn ends_cells(&self, seq: u64) -> &[AtomicU64; 5] {
         self.shared_cells(ends_word(seq))
     }
 
     /// The ends of `seq`; right only if `applied` is `seq` before and after.
+    #[inline]
     fn ends_of(&self, seq: u64) -> Ends {
         let [tail, chain, live_keys, live_bytes, log_total] = self.ends_cells(seq);
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
@@ -304,6 +325,7 @@ impl Core {
     }
 
     /// Applied seq and its ends, consistent without the writer lock.
+    #[inline]
     pub fn ends(&self) -> (u64, Ends) {
         loop {
             let seq = self.get(Word::Applied);
@@ -422,11 +444,13 @@ impl Core {
 }
 
 /// The ends have two homes, by parity, so that those of the published seq are never written.
+#[inline]
 fn ends_word(seq: u64) -> usize {
     if seq.is_multiple_of(2) { Word::EndsEven as usize } else { Word::EndsOdd as usize }
 }
 
 /// Stores a shared word that others may read at once. A process may die before each such store.
+#[inline]
 pub fn store(cell: &AtomicU64, value: u64) {
     fault::point();
     // Release: pairs with the Acquire of whoever finds the value; what it points to is complete.

@@ -122,7 +122,12 @@ impl Db {
     /// # Errors
     /// As `begin_write`, `WriteTxn::put` and `WriteTxn::commit`.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.write(|txn| txn.put(key, value))
+        let engine = self.engine();
+        engine.check_fork()?;
+        let hash = hash_key(key, engine.core.geometry.seed);
+        // On its way while this waits for the lock.
+        engine.core.prefetch_line(hash);
+        self.write(|txn| txn.put_hashed(hash, key, value))
     }
 
     /// Removes a key, in a transaction of its own; whether it was there.

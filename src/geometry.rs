@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::control::VOLATILE_LEN;
+use crate::control::{VOLATILE_LEN, VolatilePane};
 use crate::format::header::Header;
 use crate::format::{PAGE, round_up};
 use crate::sys::map::{HUGE_PAGE, Map};
-use crate::sys::pane::Pane;
 
 /// What a store is, for as long as it exists.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +60,8 @@ impl Geometry {
     }
 
     /// The control words and tables that have their place for ever.
-    pub fn pane(&self, map: &Arc<Map>) -> Option<Pane> {
-        map.pane(self.extent, (VOLATILE_LEN / 8) as usize)
+    pub fn pane(&self, map: &Arc<Map>) -> Option<VolatilePane> {
+        map.pane(self.extent)
     }
 
     /// Position of header slot B.

@@ -45,6 +45,7 @@ impl Core {
 
     /// As `settled`, and looks at the length of the file: bytes that were stored behind a cut, in the page that is cut,
     /// are lost without a signal.
+    #[inline]
     pub fn proven<T>(&self, done: Result<T>) -> Result<T> {
         match self.map.measure() {
             None => done,

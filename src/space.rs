@@ -77,6 +77,7 @@ impl Extent<'_> {
     }
 
     /// Changes the live count.
+    #[inline]
     pub fn set_live(&self, live: u64) {
         store(&self.0[2], live);
     }
@@ -135,15 +136,23 @@ impl Core {
     /// First extent of the run that holds a position below the file's end.
     #[inline]
     pub fn head_of(&self, position: u64) -> Result<u64> {
+        self.run_of(position).map(|(head, _)| head)
+    }
+
+    /// As `head_of`, with the entry of that extent.
+    #[inline]
+    pub fn run_of(&self, position: u64) -> Result<(u64, Extent<'_>)> {
         let number = self.extent_of(position);
         if number >= self.extents() {
             return Err(self.corrupt(position, "position beyond the end of the store"));
         }
-        let state = self.extent(number).state();
-        match state.kind() {
-            Kind::Inner => number.checked_sub(state.number()).ok_or_else(|| self.corrupt(position, "extent run")),
-            _ => Ok(number),
+        let extent = self.extent(number);
+        let state = extent.state();
+        if state.kind() != Kind::Inner {
+            return Ok((number, extent));
         }
+        let head = number.checked_sub(state.number()).ok_or_else(|| self.corrupt(position, "extent run"))?;
+        Ok((head, self.extent(head)))
     }
 
     /// Hands out `run` extents in a row.
@@ -396,12 +405,10 @@ impl Core {
         }
     }
 
-    /// Adds to a segment's live bytes; never below zero.
-    pub fn add_live(&self, head: u64, difference: i64) -> u64 {
+    /// Adds to a segment's live bytes, or the pages of an index extent; never below zero.
+    pub fn add_live(&self, head: u64, difference: i64) {
         let extent = self.extent(head);
-        let live = extent.live().saturating_add_signed(difference);
-        extent.set_live(live);
-        live
+        extent.set_live(extent.live().saturating_add_signed(difference));
     }
 
     /// Keeps a segment in which something is damaged. Counted as full of live records it is neither a victim of the

@@ -44,8 +44,11 @@ impl Engine {
         let core = &self.core;
         core.check_poison()?;
         let (applied, ends) = core.ends();
-        // What the batch replaces is on its way from memory while the cleaner works.
-        core.prefetch_group(batch, 0);
+        // What the batch replaces is on its way from memory while the cleaner works; the first write was asked for when
+        // it was made.
+        if batch.places() > 1 {
+            core.prefetch_group(batch, 0);
+        }
         let cleaning = self.clean_into(batch, ends).map_err(|e| core.cause(e))?;
         core.look_up(batch).map_err(|e| core.cause(e))?;
         let salt = self.salt_after(applied)?;

@@ -10,6 +10,8 @@ pub mod header;
 pub mod record;
 pub mod slot;
 
+use std::sync::LazyLock;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Index pages, header blocks and the working directory are counted in these: 4 KiB.
@@ -24,6 +26,12 @@ pub const MAX_POSITION: u64 = 1 << 47;
 /// The hash of a key: XXH3-64 with the random seed of the file.
 pub fn hash_key(key: &[u8], seed: u64) -> u64 {
     xxh3_64_with_seed(key, seed)
+}
+
+/// A CRC-32 of nothing yet. Made once, since making one asks what the processor can do.
+pub fn crc() -> crc32fast::Hasher {
+    static NEW: LazyLock<crc32fast::Hasher> = LazyLock::new(crc32fast::Hasher::new);
+    NEW.clone()
 }
 
 /// `n` rounded up to a multiple of the power of two `unit`.

@@ -178,7 +178,7 @@ pub fn checksum(position: u64, record: &[u8]) -> u32 {
     let mut head = [0; 16];
     head[..8].copy_from_slice(&position.to_le_bytes());
     head[8..].copy_from_slice(&record[4..12]);
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = super::crc();
     hasher.update(&head);
     // All the rest at once: from 128 bytes on that is several times as fast.
     hasher.update(&record[16..]);
@@ -194,27 +194,40 @@ pub const fn record_len(key_len: u64, value_len: u64) -> u64 {
 /// The running checksum over a batch that becomes its chain.
 pub struct Chain {
     hasher: crc32fast::Hasher,
+    /// What the hasher has not seen yet; it needs as long for 4 bytes as for 64.
+    waiting: [u8; 64],
+    len: usize,
     count: u32,
 }
 
 impl Chain {
     /// Continues the chain of the batch before.
     pub fn after(before: u32) -> Chain {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&before.to_le_bytes());
-        Chain { hasher, count: 0 }
+        let mut chain = Chain { hasher: super::crc(), waiting: [0; 64], len: 0, count: 0 };
+        chain.append(before);
+        chain
     }
 
     /// Adds the next record's checksum.
     pub fn add(&mut self, crc: u32) {
-        self.hasher.update(&crc.to_le_bytes());
+        self.append(crc);
         self.count = self.count.wrapping_add(1);
     }
 
     /// The chain of a batch that ends here.
     pub fn finish(mut self) -> u32 {
-        self.hasher.update(&self.count.to_le_bytes());
+        self.append(self.count);
+        self.hasher.update(&self.waiting[..self.len]);
         self.hasher.finalize()
+    }
+
+    fn append(&mut self, word: u32) {
+        if self.len == self.waiting.len() {
+            self.hasher.update(&self.waiting);
+            self.len = 0;
+        }
+        self.waiting[self.len..][..4].copy_from_slice(&word.to_le_bytes());
+        self.len += 4;
     }
 }
 

@@ -83,9 +83,21 @@ impl Core {
             self.map.prefetch_words(Page::line_position(page, hash));
         }
         for &(hash, page) in &searches[..count] {
-            if let Some((_, pointer)) = self.page(page).ok().and_then(|page| page.candidates(hash).next()) {
-                self.prefetch_record(pointer);
-            }
+            self.prefetch_candidate(page, hash);
+        }
+    }
+
+    /// Asks for the record that a search looks at first. Waits for the line of the index, which is best asked for well
+    /// before.
+    pub fn prefetch_first(&self, hash: u64) {
+        if let Ok(entry) = self.entry(hash) {
+            self.prefetch_candidate(entry.page(), hash);
+        }
+    }
+
+    fn prefetch_candidate(&self, page: u64, hash: u64) {
+        if let Some((_, pointer)) = self.page(page).ok().and_then(|page| page.candidates(hash).next()) {
+            self.prefetch_record(pointer);
         }
     }
 
@@ -154,7 +166,8 @@ impl Core {
 
     /// Counts a record that a slot is about to point to.
     fn add_live_at(&self, position: u64, len: u64) -> Result<()> {
-        self.add_live(self.head_of(position)?, len as i64);
+        let (_, extent) = self.run_of(position)?;
+        extent.set_live(extent.live().saturating_add(len));
         // Nobody else sees a count that went to a lost page. And a lost record has no key, so that a key that is there
         // seems absent.
         self.check_map()
@@ -162,14 +175,14 @@ impl Core {
 
     /// Takes a record that was replaced off its segment's live bytes, and retires the segment when nothing is left.
     fn subtract(&self, position: u64, change: Change<'_>) -> Result<()> {
-        let head = self.head_of(position)?;
+        let (head, extent) = self.run_of(position)?;
         let len = self.header(position)?.len();
-        if self.extent(head).live() < len {
+        let Some(live) = extent.live().checked_sub(len) else {
             // Counts are never too low: of the length and the count one is wrong.
             self.keep_segment(head, position);
             return Ok(());
-        }
-        let live = self.add_live(head, -(len as i64));
+        };
+        extent.set_live(live);
         if live == 0 && !change.busy.contains(&head) {
             self.retire_segment(head, change.seq);
         }

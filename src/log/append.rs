@@ -417,8 +417,7 @@ impl Core {
 
     /// Position and end of the segment that holds a position of the log.
     pub fn segment_of(&self, position: u64) -> Result<(u64, u64)> {
-        let head = self.head_of(position)?;
-        let extent = self.extent(head);
+        let (head, extent) = self.run_of(position)?;
         if extent.state().kind() != Use::Log {
             return Err(self.corrupt(position, "the log does not lie in a segment"));
         }

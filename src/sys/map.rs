@@ -177,6 +177,7 @@ impl Map {
     }
 
     /// As [`Map::lost`], and looks at the length of the file. Costs a system call, with a guard.
+    #[inline]
     pub fn measure(&self) -> Option<u64> {
         let guard = self.guard.as_ref()?;
         match guard.file_len() {
@@ -266,14 +267,14 @@ impl Map {
     }
 
     /// The cells of a range, for as long as they are needed; as [`Map::words`].
-    pub fn pane(self: &Arc<Map>, pos: u64, count: usize) -> Option<Pane> {
-        if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * count as u64) {
+    pub fn pane<const COUNT: usize>(self: &Arc<Map>, pos: u64) -> Option<Pane<COUNT>> {
+        if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * COUNT as u64) {
             return None;
         }
         // Acquire: pairs with the Release in `cover`.
         let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
         #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
-        Some(Pane::new(at.cast(), count, self.clone()))
+        Some(Pane::new(at.cast(), self.clone()))
     }
 
     /// Copies `bytes` to `pos`, where nobody reads yet. False if the range cannot be written.

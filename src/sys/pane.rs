@@ -6,25 +6,24 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use super::atomic;
 use super::map::Map;
 
-/// Cells at a place that does not change, found once: each access costs a bound and no more.
+/// `COUNT` cells at a place that does not change, found once: an access costs a bound if its own place is not a constant.
 #[derive(Debug)]
-pub struct Pane {
+pub struct Pane<const COUNT: usize> {
     at: AtomicPtr<atomic::AtomicU64>,
-    count: usize,
     /// No mapping goes away before its map.
     _map: Arc<Map>,
 }
 
-impl Pane {
-    /// `count` cells at `at`, which must be in a mapping that `map` keeps.
-    pub(super) fn new(at: *mut atomic::AtomicU64, count: usize, map: Arc<Map>) -> Pane {
-        Pane { at: AtomicPtr::new(at), count, _map: map }
+impl<const COUNT: usize> Pane<COUNT> {
+    /// The cells at `at`, all of which must be in a mapping that `map` keeps.
+    pub(super) fn new(at: *mut atomic::AtomicU64, map: Arc<Map>) -> Pane<COUNT> {
+        Pane { at: AtomicPtr::new(at), _map: map }
     }
 
     /// The cells from `n` on; None beyond the range.
     #[inline]
     pub fn cells<const N: usize>(&self, n: usize) -> Option<&[atomic::AtomicU64; N]> {
-        if N > self.count || n > self.count - N {
+        if N > COUNT || n > COUNT - N {
             return None;
         }
         let at = self.at.load(Ordering::Relaxed).wrapping_add(n);

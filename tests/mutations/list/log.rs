@@ -6,7 +6,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "chain_without_its_past",
         file: "src/format/record.rs",
-        before: "hasher.update(&before.to_le_bytes());",
+        before: "chain.append(before);",
         after: "let _ = before;",
         test: "--test format the_golden_store_is_readable",
         why: "a batch of another history fits",

@@ -127,8 +127,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "damaged_segment_is_emptied",
         file: "src/index/mod.rs",
-        before: "if self.extent(head).live() < len {",
-        after: "if false {",
+        before: "let Some(live) = extent.live().checked_sub(len) else {",
+        after: "let Some(live) = Some(extent.live().saturating_sub(len)) else {",
         test: "--test fuzz what_was_found",
         why: "a forged length retires a segment with live records",
     },
