@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::Result;
 use crate::format::extent::{ExtentState, Kind};
+use crate::format::round_up;
 use crate::growth::chunk_of;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::map::HUGE_FROM;
@@ -101,6 +102,7 @@ impl Core {
     }
 
     /// Position of an extent.
+    #[inline]
     pub fn position_of(&self, extent: u64) -> u64 {
         extent << self.geometry.extent.trailing_zeros()
     }
@@ -116,6 +118,12 @@ impl Core {
         if number < FIRST_CHUNK {
             return Some(Extent(self.first_chunk(number)));
         }
+        self.far_extent(number)
+    }
+
+    /// As `try_extent`, in the chunks after the first.
+    #[inline(never)]
+    fn far_extent(&self, number: u64) -> Option<Extent<'_>> {
         let (chunk, place) = chunk_of(number);
         if chunk >= CHUNKS {
             return None;
@@ -147,11 +155,15 @@ impl Core {
             return Err(self.corrupt(position, "position beyond the end of the store"));
         }
         let extent = self.extent(number);
-        let state = extent.state();
-        if state.kind() != Kind::Inner {
-            return Ok((number, extent));
-        }
-        let head = number.checked_sub(state.number()).ok_or_else(|| self.corrupt(position, "extent run"))?;
+        if extent.state().kind() == Kind::Inner { self.run_around(number) } else { Ok((number, extent)) }
+    }
+
+    /// The run that an extent belongs to which is not its first.
+    #[inline(never)]
+    fn run_around(&self, number: u64) -> Result<(u64, Extent<'_>)> {
+        let distance = self.extent(number).state().number();
+        let head = number.checked_sub(distance);
+        let head = head.ok_or_else(|| self.corrupt(self.position_of(number), "extent run"))?;
         Ok((head, self.extent(head)))
     }
 
@@ -311,7 +323,7 @@ impl Core {
         // A page has 126 keys and more when it splits, and 16 bytes in a blob; an extent 24.
         let pages = self.get(Word::BlobLen).max(self.ends().1.live_keys / 8);
         let blob = pages + self.get(Word::LogExtents) * 24;
-        (blob + blob / 4).div_ceil(self.geometry.extent)
+        self.extent_of(round_up(blob + blob / 4, self.geometry.extent))
     }
 
     /// Turns retired extents into free ones where the rule of reuse allows it.

@@ -174,6 +174,10 @@ impl Core {
             let size = (most - batch.len() as u64).min(GROUP as u64) as usize;
             let count;
             (count, walked) = self.walk_group(&mut group[..size], at, end.min(stop), end);
+            if at == from {
+                // The lines of the index that the batch's own writes need have come meanwhile.
+                self.prefetch_group(batch, 0);
+            }
             for &(position, hash) in &group[..count] {
                 let record = self.record(position)?;
                 if let Some(kind) = record.header.kind()

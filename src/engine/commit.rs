@@ -12,18 +12,9 @@ use crate::log::Record;
 use crate::log::append::Batch;
 use crate::options::Durability;
 use crate::space::Claim;
-use crate::sys::host;
 
 /// Eventual commits in a row, after an Immediate one, before appends go through the map again.
 const CALM: u64 = 64;
-
-/// Where the next batch goes.
-#[derive(Clone, Copy)]
-struct Next {
-    seq: u64,
-    ends: Ends,
-    salt: Option<[u8; 16]>,
-}
 
 /// A batch that is in the index.
 #[derive(Clone, Copy, Debug)]
@@ -43,27 +34,22 @@ impl Engine {
     pub fn commit_batch(&self, batch: &mut Batch, durability: Durability, claim: Claim) -> Result<Committed> {
         let core = &self.core;
         core.check_poison()?;
-        let (applied, ends) = core.ends();
-        // What the batch replaces is on its way from memory while the cleaner works; the first write was asked for when
-        // it was made.
-        if batch.places() > 1 {
+        let (applied, mut ends) = core.ends();
+        let mut cleaning = self.clean_into(batch, ends).map_err(|e| core.cause(e))?;
+        if cleaning.is_none() {
             core.prefetch_group(batch, 0);
         }
-        let cleaning = self.clean_into(batch, ends).map_err(|e| core.cause(e))?;
         core.look_up(batch).map_err(|e| core.cause(e))?;
-        let salt = self.salt_after(applied)?;
-        let next = Next { seq: applied + 1, ends, salt };
-        let (after, cleaning) = self.reserve(batch, next, cleaning, claim).map_err(|e| core.cause(e))?;
-        self.commit_reserved(batch, applied + 1, after, cleaning, durability)
+        self.reserve(batch, applied + 1, &mut ends, &mut cleaning, claim).map_err(|e| core.cause(e))?;
+        self.commit_reserved(batch, applied + 1, ends, cleaning, durability)
     }
 
     /// Commits a batch that has nothing but what the cleaner moves; Eventual. As `commit_batch`.
     pub fn commit_moved(&self, batch: &mut Batch, cleaning: Option<Cleaning>, claim: Claim) -> Result<Committed> {
         self.core.check_poison()?;
-        let (applied, ends) = self.core.ends();
-        let next = Next { seq: applied + 1, ends, salt: self.salt_after(applied)? };
-        let after = self.reserve_as_is(batch, next, claim).map_err(|e| self.core.cause(e))?;
-        self.commit_reserved(batch, applied + 1, after, cleaning, Durability::Eventual)
+        let (applied, mut ends) = self.core.ends();
+        self.reserve_as_is(batch, applied + 1, &mut ends, claim).map_err(|e| self.core.cause(e))?;
+        self.commit_reserved(batch, applied + 1, ends, cleaning, Durability::Eventual)
     }
 
     fn commit_reserved(
@@ -106,35 +92,35 @@ impl Engine {
         Error::InDoubt { path: self.core.path.clone(), seq, source: Box::new(source) }
     }
 
-    /// The first batch of a lifetime begins with a session record.
-    fn salt_after(&self, applied: u64) -> Result<Option<[u8; 16]>> {
-        let first = applied == self.core.get(Word::First);
-        first.then(|| host::random().map_err(|e| self.core.io("random", None, e))).transpose()
-    }
-
     /// Reserves and lays out a batch; without the records that the cleaner moves if there is no room for them too, and
     /// what these take never comes out of what only deletes may take.
     fn reserve(
         &self,
         batch: &mut Batch,
-        next: Next,
-        cleaning: Option<Cleaning>,
+        seq: u64,
+        ends: &mut Ends,
+        cleaning: &mut Option<Cleaning>,
         claim: Claim,
-    ) -> Result<(Ends, Option<Cleaning>)> {
+    ) -> Result<()> {
         if cleaning.is_some() {
             let modest = if claim == Claim::Put { Claim::Put } else { Claim::Move };
-            match self.reserve_as_is(batch, next, modest) {
+            match self.reserve_as_is(batch, seq, ends, modest) {
                 Err(Error::Full { .. } | Error::MaxSize { .. }) => batch.drop_moved(),
-                done => return Ok((done?, cleaning)),
+                done => return done,
             }
+            *cleaning = None;
         }
-        Ok((self.reserve_as_is(batch, next, claim)?, None))
+        self.reserve_as_is(batch, seq, ends, claim)
     }
 
-    fn reserve_as_is(&self, batch: &mut Batch, next: Next, claim: Claim) -> Result<Ends> {
-        let after = self.core.lay_out(batch, next.seq, next.ends, next.salt, claim)?;
-        self.reserve_index(batch, claim).inspect_err(|_| self.core.drop_layout(batch))?;
-        Ok(after)
+    /// After an error the ends are what they were.
+    fn reserve_as_is(&self, batch: &mut Batch, seq: u64, ends: &mut Ends, claim: Claim) -> Result<()> {
+        let before = *ends;
+        self.core.lay_out(batch, seq, ends, claim)?;
+        self.reserve_index(batch, claim).inspect_err(|_| {
+            self.core.drop_layout(batch);
+            *ends = before;
+        })
     }
 
     /// Whatever can say "full" says it now: pages for copies and splits, room in the directory, its depth.
@@ -159,7 +145,10 @@ impl Engine {
 
 impl Core {
     /// Asks for what the search for a group of the batch's writes is going to read.
-    fn prefetch_group(&self, batch: &Batch, first: usize) {
+    pub fn prefetch_group(&self, batch: &Batch, first: usize) {
+        if batch.places() == 1 {
+            return batch.open_at(0).map_or((), |entry| self.prefetch_first(entry.hash));
+        }
         let places = first..batch.places().min(first + GROUP);
         self.prefetch_many(places.filter_map(|place| Some(batch.open_at(place)?.hash)));
     }

@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use crate::control::{Core, Ends};
+use crate::control::{Core, Ends, Word};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::format::extent::Kind as Use;
@@ -16,6 +16,7 @@ use crate::format::record::{
 };
 use crate::format::{MAX_POSITION, record};
 use crate::space::Claim;
+use crate::sys::host;
 
 /// Batches up to this many records are searched from end to end; larger ones have a table.
 const FEW: usize = 8;
@@ -207,11 +208,11 @@ impl Batch {
             same: 0,
         };
         let header = RecordHeader::new(kind, entry.key_len, entry.value_len);
-        self.arena.reserve(entry.len() as usize);
-        self.arena.extend_from_slice(header.as_bytes());
-        self.arena.extend_from_slice(key);
-        self.arena.extend_from_slice(value);
         self.arena.resize(entry.offset + entry.len() as usize, 0);
+        let (head, rest) = self.arena[entry.offset..].split_at_mut(RECORD_HEADER as usize);
+        head.copy_from_slice(header.as_bytes());
+        rest[..key.len()].copy_from_slice(key);
+        rest[key.len()..][..value.len()].copy_from_slice(value);
         let index = self.entries.len();
         self.entries.push(entry);
         self.index(index, before);
@@ -333,9 +334,15 @@ impl Layout<'_> {
         self.position += len;
     }
 
-    fn session(&mut self, salt: [u8; 16]) {
+    /// The first batch of a lifetime begins with a session record.
+    fn session(&mut self) -> Result<()> {
+        if self.seq - 1 != self.core.get(Word::First) {
+            return Ok(());
+        }
+        let salt = host::random().map_err(|e| self.core.io("random", None, e))?;
         let start = self.batch.small_record(Kind::Session, &salt);
         self.seal(true, start, SMALL_RECORD, 0, 0);
+        Ok(())
     }
 
     /// Goes on in a new segment with room for a record of `len` bytes.
@@ -425,15 +432,8 @@ impl Core {
     }
 
     /// Lays the batch out at the tail as `seq`: positions, links, checksums, chain. Takes the segments it needs; when
-    /// there is no space it gives them back, and nothing has changed. Returns the ends after it, counts as before it.
-    pub fn lay_out(
-        &self,
-        batch: &mut Batch,
-        seq: u64,
-        ends: Ends,
-        salt: Option<[u8; 16]>,
-        claim: Claim,
-    ) -> Result<Ends> {
+    /// there is no space it gives them back, and nothing has changed. The ends become those after it, but for counts.
+    pub fn lay_out(&self, batch: &mut Batch, seq: u64, ends: &mut Ends, claim: Claim) -> Result<()> {
         batch.extra.clear();
         batch.writes.clear();
         batch.segments.clear();
@@ -449,18 +449,16 @@ impl Core {
             end,
             last: (false, 0),
         };
-        if let Some(salt) = salt {
-            layout.session(salt);
-        }
-        let laid = layout.records(claim);
+        let laid = layout.session().and_then(|()| layout.records(claim));
         let (last, chain, tail) = (layout.last, layout.chain.finish(), layout.position);
         if let Err(full) = laid {
             self.drop_layout(batch);
             return Err(full);
         }
         RecordHeader::mut_in(batch.record_mut(last.0, last.1)).set_chain(chain);
-        let log_total = ends.log_total + batch.log_len();
-        Ok(Ends { tail, chain, log_total, ..ends })
+        ends.log_total += batch.log_len();
+        (ends.tail, ends.chain) = (tail, chain);
+        Ok(())
     }
 
     /// Gives back the segments of a layout that is not going to be written.

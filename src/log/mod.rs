@@ -81,7 +81,7 @@ impl Core {
     }
 
     /// The record that the index or another record points to.
-    #[inline]
+    #[inline(always)]
     pub fn record(&self, position: u64) -> Result<Record<'_>> {
         self.try_record(position).ok_or_else(|| self.bad_pointer(position))
     }

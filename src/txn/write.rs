@@ -50,17 +50,18 @@ impl<'db> WriteTxn<'db> {
     /// # Errors
     /// `KeyTooLong`, `ValueTooLong`, `Forked`; the transaction goes on without this write.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.put_hashed(self.hash(key), key, value)
+        let hash = self.hash(key);
+        if self.writer.batch().is_empty() {
+            // Of more than one write the misses are going to overlap with each other.
+            self.engine.core.prefetch_line(hash);
+        }
+        self.put_hashed(hash, key, value)
     }
 
-    /// As `put`, with the hash of the key.
+    /// As `put`, with the hash of the key, whose line of the index was asked for.
     pub(crate) fn put_hashed(&mut self, hash: u64, key: &[u8], value: &[u8]) -> Result<()> {
         self.engine.check_fork()?;
         self.engine.core.check_lengths(key, value)?;
-        if self.writer.batch().is_empty() {
-            // Of more than one write the misses are going to overlap with each other.
-            self.engine.core.prefetch_first(hash);
-        }
         self.writer.batch_mut().push(Kind::Put, hash, key, value, None);
         Ok(())
     }

@@ -29,9 +29,9 @@ pub const ALL: &[Mutation] = &[
     },
     Mutation {
         name: "no_session_record",
-        file: "src/engine/commit.rs",
-        before: "let first = applied == self.core.get(Word::First);",
-        after: "let first = applied == u64::MAX;",
+        file: "src/log/append.rs",
+        before: "if self.seq - 1 != self.core.get(Word::First) {",
+        after: "if true {",
         test: "--test format what_the_store_writes",
         why: "a lost batch and its successor are alike",
     },
