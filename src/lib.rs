@@ -52,6 +52,7 @@ mod index;
 mod log;
 mod options;
 mod pages;
+mod reach;
 mod readers;
 #[cfg(feature = "faults")]
 #[doc(hidden)]

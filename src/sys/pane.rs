@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use super::atomic;
 use super::map::Map;
 
-/// `COUNT` cells at a place that does not change, found once: an access costs a bound if its own place is not a constant.
+/// `COUNT` cells at a place that does not change, found once: no bound for an access whose own place is a constant.
 #[derive(Debug)]
 pub struct Pane<const COUNT: usize> {
     at: AtomicPtr<atomic::AtomicU64>,
