@@ -226,7 +226,7 @@ impl Engine {
         let is_sparse = pages > FEW_PAGES && slots > 4 * core.ends().1.live_keys;
         if is_sparse || !leave.is_empty() {
             {
-                // What gives way is free only after a commit and the next checkpoint, and until then commits copy pages.
+                // What gives way is free only after a commit and the next checkpoint; until then commits copy pages.
                 let _writer = self.lock_writer()?;
                 core.ensure_free(Kind::Index, core.index_extents_for(pages) + 1, Claim::Put)?;
             }

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::U64;
 
 use crate::control::{Core, Ends, Word};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::format::extent::Kind as Use;
 use crate::format::record::{
-    Chain, Kind, LAST, Link, MOVED, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, SMALL_RECORD,
-    SegmentHeader, TAIL_ROOM, record_len,
+    Chain, Kind, LAST, Link, MOVED, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SMALL_RECORD, TAIL_ROOM, record_len,
 };
 use crate::format::{MAX_POSITION, record};
 use crate::space::Claim;
@@ -20,8 +18,6 @@ use crate::sys::host;
 
 /// Batches up to this many records are searched from end to end; larger ones have a table.
 const FEW: usize = 8;
-/// A segment is so long, up to a block, that records like its first one leave at most this share of it over.
-const LEFT_OVER: u64 = 16;
 /// A batch keeps its memory for the next one up to this many bytes.
 const KEPT: usize = 1 << 20;
 
@@ -388,49 +384,6 @@ impl Layout<'_> {
 }
 
 impl Core {
-    /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
-    /// one, and how many.
-    fn take_segment(&self, len: u64, claim: Claim) -> Result<(u64, u64)> {
-        let extent = self.geometry.extent;
-        let least = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(extent);
-        let leaves_little = |&run: &u64| {
-            let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
-            room % len <= room / LEFT_OVER
-        };
-        let run = (least..=self.geometry.block()).find(leaves_little).unwrap_or(least);
-        match self.take_run(Use::Log, run, claim) {
-            Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
-                Ok((self.take_run(Use::Log, least, claim)?, least))
-            }
-            taken => Ok((taken?, run)),
-        }
-    }
-
-    /// A segment's first bytes.
-    pub fn segment_header(&self, position: u64, len: u64, previous: u64, seq: u64, chain: u32) -> SegmentHeader {
-        SegmentHeader {
-            magic: U32::new(SEGMENT_MAGIC),
-            crc: U32::ZERO,
-            position: U64::new(position),
-            len: U64::new(len),
-            uuid: self.geometry.uuid,
-            previous: U64::new(previous),
-            seq: U64::new(seq),
-            chain: U32::new(chain),
-            reserved: U32::ZERO,
-        }
-        .sealed()
-    }
-
-    /// Position and end of the segment that holds a position of the log.
-    pub fn segment_of(&self, position: u64) -> Result<(u64, u64)> {
-        let (head, extent) = self.run_of(position)?;
-        if extent.state().kind() != Use::Log {
-            return Err(self.corrupt(position, "the log does not lie in a segment"));
-        }
-        Ok((self.position_of(head), self.position_of(head + extent.run())))
-    }
-
     /// Lays the batch out at the tail as `seq`: positions, links, checksums, chain. Takes the segments it needs; when
     /// there is no space it gives them back, and nothing has changed. The ends become those after it, but for counts.
     pub fn lay_out(&self, batch: &mut Batch, seq: u64, ends: &mut Ends, claim: Claim) -> Result<()> {

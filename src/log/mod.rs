@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod replay;
+pub mod segment;
 
 use zerocopy::FromBytes;
 

@@ -1,0 +1,57 @@
+//! Segments: runs of extents that hold log.
+
+use zerocopy::little_endian::{U32, U64};
+
+use crate::control::Core;
+use crate::error::{Error, Result};
+use crate::format::extent::Kind;
+use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
+use crate::space::Claim;
+
+/// A segment is so long, up to a block, that records like its first one leave at most this share of it over.
+const LEFT_OVER: u64 = 16;
+
+impl Core {
+    /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
+    /// one, and how many.
+    pub fn take_segment(&self, len: u64, claim: Claim) -> Result<(u64, u64)> {
+        let extent = self.geometry.extent;
+        let least = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(extent);
+        let leaves_little = |&run: &u64| {
+            let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
+            room % len <= room / LEFT_OVER
+        };
+        let run = (least..=self.geometry.block()).find(leaves_little).unwrap_or(least);
+        match self.take_run(Kind::Log, run, claim) {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
+                Ok((self.take_run(Kind::Log, least, claim)?, least))
+            }
+            taken => Ok((taken?, run)),
+        }
+    }
+
+    /// A segment's first bytes.
+    pub fn segment_header(&self, position: u64, len: u64, previous: u64, seq: u64, chain: u32) -> SegmentHeader {
+        SegmentHeader {
+            magic: U32::new(SEGMENT_MAGIC),
+            crc: U32::ZERO,
+            position: U64::new(position),
+            len: U64::new(len),
+            uuid: self.geometry.uuid,
+            previous: U64::new(previous),
+            seq: U64::new(seq),
+            chain: U32::new(chain),
+            reserved: U32::ZERO,
+        }
+        .sealed()
+    }
+
+    /// Position and end of the segment that holds a position of the log.
+    pub fn segment_of(&self, position: u64) -> Result<(u64, u64)> {
+        let (head, extent) = self.run_of(position)?;
+        if extent.state().kind() != Kind::Log {
+            return Err(self.corrupt(position, "the log does not lie in a segment"));
+        }
+        Ok((self.position_of(head), self.position_of(head + extent.run())))
+    }
+}
