@@ -63,6 +63,7 @@ impl Core {
             source,
         })?;
         self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
+        self.check_end(count)?;
         let mut first = count;
         for &(chunk, extents) in &tables {
             store(self.chunk(chunk), self.position_of(first));
@@ -80,6 +81,22 @@ impl Core {
         self.add(Word::Free, by as i64);
         log::debug!("{}: grown to {} extents of {extent} bytes", self.path.display(), self.extent_of(end));
         Ok(())
+    }
+
+    /// A cut between the look at the length and the growth is hidden by it. What the last extents hold is gone then.
+    fn check_end(&self, count: u64) -> Result<()> {
+        let holds_words = |&n: &u64| match self.extent(n).state().kind() {
+            Kind::Index | Kind::Directory => true,
+            // The segments of a batch that is laid out have nothing alive yet.
+            Kind::Log => self.extent(n).live() > 0,
+            _ => false,
+        };
+        if let Some(last) = (0..count).rev().find(holds_words)
+            && self.words::<1>(self.position_of(last)).is_none_or(|word| load(&word[0]) == 0)
+        {
+            self.map.give_up();
+        }
+        self.check_map()
     }
 
     /// Forgets chunks of a growth whose writer died before it was published: their extents are not in the file yet.

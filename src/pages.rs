@@ -1,7 +1,7 @@
 //! Index pages: the page maps of index extents, pages handed out, retired and reused. Under the writer lock, or alone.
 
 use crate::control::{Core, Word, load, store};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::extent::{ExtentState, Kind, PageState};
 use crate::space::{Claim, reusable};
@@ -74,7 +74,10 @@ impl Core {
         }
         while self.get(Word::FreePages) < count {
             // Not an index extent before its page map is right: a death in between leaves it out of use.
-            let number = self.take_run(Kind::Fixed, 1, claim)?;
+            let number = match self.take_run(Kind::Fixed, 1, claim) {
+                Err(Error::Full { .. } | Error::MaxSize { .. }) if self.stay_in_index_extents() => continue,
+                taken => taken?,
+            };
             if let Err(e) = self.disk.scatter(self.position_of(number), self.geometry.extent) {
                 log::warn!("{}: index pages may be written more often than need be: {e}", self.path.display());
             }
@@ -137,6 +140,20 @@ impl Core {
             self.add(Word::FreePages, -(free as i64));
             self.extent(number).set_state(ExtentState::new(Kind::Index).leaving());
         }
+    }
+
+    /// Hands out pages of those that were to be left after all; whether there were any. Where no page can be had, none
+    /// can move either.
+    fn stay_in_index_extents(&self) -> bool {
+        let is_leaving = |state: ExtentState| state.kind() == Kind::Index && state.is_leaving();
+        let leaving = (0..self.extents()).filter(|&n| is_leaving(self.extent(n).state()));
+        let stays = leaving.map(|n| {
+            self.extent(n).set_state(ExtentState::new(Kind::Index));
+            let free = self.pages_of(n).filter(|&p| self.page_state(p) == PageState::Free).count();
+            self.add(Word::FreePages, free as i64);
+            free
+        });
+        stays.sum::<usize>() > 0
     }
 
     /// Whether a page is to move.

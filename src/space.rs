@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::Result;
+use crate::format::blob::BlobPage;
 use crate::format::extent::{ExtentState, Kind};
 use crate::format::round_up;
 use crate::growth::chunk_of;
@@ -293,7 +294,13 @@ impl Core {
     /// partly dead, and a checkpoint then frees these. Deletes may use it too.
     pub fn cleaning_reserve(&self) -> u64 {
         let least = (LEAST_CLEANING / self.geometry.extent).max(LEAST_CLEANING_EXTENTS);
-        (self.extents() / CLEANING_SHARE).max(least)
+        (self.extents() / CLEANING_SHARE).max(least) + self.missing_copies().div_ceil(self.geometry.slot_pages())
+    }
+
+    /// Index pages that are missing to copies of a fourth of them, without which a move gets nowhere.
+    fn missing_copies(&self) -> u64 {
+        let pages = self.named_pages() / size_of::<BlobPage>() as u64;
+        (pages / 4).saturating_sub(self.get(Word::FreePages) + self.get(Word::RetiredPages))
     }
 
     /// Whether no index extent has a page for a copy, now or after a checkpoint.
@@ -320,10 +327,15 @@ impl Core {
 
     /// Extents of the next blob, at most.
     pub fn next_blob(&self) -> u64 {
-        // A page has 126 keys and more when it splits, and 16 bytes in a blob; an extent 24.
-        let pages = self.get(Word::BlobLen).max(self.ends().1.live_keys / 8);
-        let blob = pages + self.get(Word::LogExtents) * 24;
+        // 24 bytes an extent.
+        let blob = self.named_pages() + self.get(Word::LogExtents) * 24;
         self.extent_of(round_up(blob + blob / 4, self.geometry.extent))
+    }
+
+    /// Bytes of a blob that name the index pages, at most.
+    fn named_pages(&self) -> u64 {
+        // A page has 126 keys and more when it splits, and takes 16 bytes.
+        self.get(Word::BlobLen).max(self.ends().1.live_keys / 8)
     }
 
     /// Turns retired extents into free ones where the rule of reuse allows it.

@@ -239,7 +239,7 @@ impl Engine {
     /// there was anything to move. The extents become free after a commit and the next checkpoint.
     pub fn leave_spare_index_extents(&self, copies: u64) -> Result<bool> {
         let core = &self.core;
-        let spare = core.get(Word::FreePages).saturating_sub(copies) / core.geometry.slot_pages();
+        let spare = core.get(Word::FreePages).saturating_sub(copies.max(STEP)) / core.geometry.slot_pages();
         let extents = core.index_extents();
         let leave = core.emptiest_index_extents((extents.len() as u64).saturating_sub(spare));
         if leave.is_empty() {

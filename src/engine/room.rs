@@ -19,7 +19,7 @@ const ROUNDS: u64 = 128;
 /// Bytes of a victim that one step walks.
 const STEP: u64 = 256 << 10;
 /// Pages for copies that puts should find: so much of the index.
-const COPIES_SHARE: u64 = 2;
+const COPIES_SHARE: u64 = 4;
 
 impl Engine {
     /// After `Full`: makes room, and takes the writer lock again for the same batch. None if others have committed
