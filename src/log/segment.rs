@@ -8,8 +8,10 @@ use crate::format::extent::Kind;
 use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
 use crate::space::Claim;
 
-/// A segment is so long, up to a block, that records like its first one leave at most this share of it over.
+/// A segment is so long that records like its first one leave at most this share of it over, ...
 const LEFT_OVER: u64 = 16;
+/// ... but no longer than a block, or this share of the file.
+const SHARE: u64 = 16;
 
 impl Core {
     /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
@@ -21,7 +23,8 @@ impl Core {
             let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
             room % len <= room / LEFT_OVER
         };
-        let run = (least..=self.geometry.block()).find(leaves_little).unwrap_or(least);
+        let most = self.geometry.block().min(self.extents() / SHARE);
+        let run = (least..=most).find(leaves_little).unwrap_or(least);
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
                 Ok((self.take_run(Kind::Log, least, claim)?, least))

@@ -49,7 +49,7 @@ fn log_shares_no_huge_page_with_other_uses() {
 fn long_values_leave_little_over() {
     for len in [20_000, 45_000, 70_000, 100_000, 150_000] {
         let mut ledger = usual();
-        (0..100).for_each(|n| ledger.put(n, len));
+        (0..(60 << 20) / len as u64).for_each(|n| ledger.put(n, len));
         let (extent, runs) = runs(&ledger);
         let log = runs.iter().filter(|run| run.kind == LOG).map(|run| u64::from(run.run) * extent).sum::<u64>();
         let live = ledger.live();

@@ -95,7 +95,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "segments_that_leave_much_over",
         file: "src/log/segment.rs",
-        before: "(least..=self.geometry.block()).find(leaves_little)",
+        before: "(least..=most).find(leaves_little)",
         after: "(least..=least).find(leaves_little)",
         test: "--test space long_values_leave_little_over",
         why: "values of half an extent and more take twice their size",
