@@ -173,6 +173,7 @@ impl Core {
         self.ensure_free(kind, run, claim)?;
         let mut found = match run {
             1 => self.find_place(kind),
+            _ if run == self.geometry.block() && kind == Kind::Log => self.find_block(),
             _ if self.get(Word::FreeHint) == FRONT => self.find_with_holes(run),
             _ => self.find_free(run),
         };
@@ -364,6 +365,24 @@ impl Core {
             found = if self.extent(n).state().kind() == Kind::Free { found + 1 } else { 0 };
             (found == run).then(|| n + 1 - run)
         })
+    }
+
+    /// A block of free extents: holes get their space again for it, or the file grows.
+    fn find_block(&self) -> Option<u64> {
+        let block = self.geometry.block();
+        let first = |unused: &[Kind]| {
+            let is_unused = |n: u64| unused.contains(&self.extent(n).state().kind());
+            let (hint, blocks) = (self.hinted_block(), self.extents() / block);
+            let mut order = (hint..blocks).chain(0..hint.min(blocks));
+            order.find(|n| (n * block..(n + 1) * block).all(is_unused)).map(|n| n * block)
+        };
+        let filled = |first: u64| {
+            let mut holes = (first..first + block).filter(|&n| self.extent(n).state().kind() == Kind::Hole);
+            holes.all(|n| self.fill_hole(n)).then_some(first)
+        };
+        first(&[Kind::Free])
+            .or_else(|| first(&[Kind::Free, Kind::Hole]).and_then(filled))
+            .or_else(|| self.grow(block).is_ok().then(|| first(&[Kind::Free]))?)
     }
 
     /// A free extent for that use: in a block of its sort if there is one, or if a hole or growth can make one. But

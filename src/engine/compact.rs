@@ -151,7 +151,7 @@ impl Engine {
     fn leave_tail(&self, goal: u64) -> Result<()> {
         let core = &self.core;
         let head = core.head_of(core.ends().1.tail)?;
-        let leave = core.extent(head).run() > 1 || head >= goal && core.has_room_before(goal);
+        let leave = core.extent(head).run() > core.usual_run() || head >= goal && core.has_room_before(goal);
         if leave {
             self.commit_nothing(Some(goal))?;
         }

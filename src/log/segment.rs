@@ -2,7 +2,7 @@
 
 use zerocopy::little_endian::{U32, U64};
 
-use crate::control::Core;
+use crate::control::{Core, Word};
 use crate::error::{Error, Result};
 use crate::format::extent::Kind;
 use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
@@ -12,6 +12,9 @@ use crate::space::Claim;
 const LEFT_OVER: u64 = 16;
 /// ... but no longer than a block, or this share of the file.
 const SHARE: u64 = 16;
+/// A log of so many blocks goes on in whole ones: a store to a huge page makes all of it dirty, so what is written
+/// together should lie in it.
+const MANY_BLOCKS: u64 = 8;
 
 impl Core {
     /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
@@ -24,13 +27,19 @@ impl Core {
             room % len <= room / LEFT_OVER
         };
         let most = self.geometry.block().min(self.extents() / SHARE);
-        let run = (least..=most).find(leaves_little).unwrap_or(least);
+        let run = (least..=most).find(leaves_little).unwrap_or(least).max(self.usual_run());
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
                 Ok((self.take_run(Kind::Log, least, claim)?, least))
             }
             taken => Ok((taken?, run)),
         }
+    }
+
+    /// Extents of a segment of short records.
+    pub fn usual_run(&self) -> u64 {
+        let block = self.geometry.block();
+        if self.get(Word::LogExtents) >= MANY_BLOCKS * block { block } else { 1 }
     }
 
     /// A segment's first bytes.

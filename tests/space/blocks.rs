@@ -41,6 +41,9 @@ fn log_shares_no_huge_page_with_other_uses() {
         let (log, others) = sorts(n);
         assert!(log == 0 || others == 0, "block {n}: {log} segments and {others} other runs");
     }
+    // A long log goes on in whole blocks.
+    let longest = runs.iter().filter(|run| run.kind == LOG).max_by_key(|run| run.run).unwrap();
+    assert!(u64::from(longest.run) * extent == BLOCK && (longest.first * extent).is_multiple_of(BLOCK), "{longest:?}");
     ledger.is_sound();
 }
 
@@ -53,7 +56,7 @@ fn long_values_leave_little_over() {
         let (extent, runs) = runs(&ledger);
         let log = runs.iter().filter(|run| run.kind == LOG).map(|run| u64::from(run.run) * extent).sum::<u64>();
         let live = ledger.live();
-        assert!(log < live + live / 8, "{log} bytes of log for {live} with values of {len}");
+        assert!(log < live + live / 6, "{log} bytes of log for {live} with values of {len}");
     }
 }
 

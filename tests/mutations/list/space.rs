@@ -93,6 +93,14 @@ pub const ALL: &[Mutation] = &[
         why: "a store to an index page makes 2 MiB of log dirty",
     },
     Mutation {
+        name: "blocks_in_pieces",
+        file: "src/log/segment.rs",
+        before: ">= MANY_BLOCKS * block { block } else { 1 }",
+        after: ">= MANY_BLOCKS * block { 1 } else { 1 }",
+        test: "--test space log_shares_no_huge_page_with_other_uses",
+        why: "2 MiB are written for each piece of 128 KiB",
+    },
+    Mutation {
         name: "segments_that_leave_much_over",
         file: "src/log/segment.rs",
         before: "(least..=most).find(leaves_little)",
