@@ -97,6 +97,8 @@ fn use_it(path: &Path, db: Db) {
     well &= put_and_get(&db, b"7", b"newer");
     look(&db);
     well &= db.sync().is_ok();
+    // A slot that leads to a place which becomes free is an error from then on.
+    well &= db.check(true).is_ok_and(|faults| faults.is_empty());
     well &= db.close().is_ok();
     if well {
         for read_only in [true, false] {
