@@ -51,7 +51,7 @@ fn a_scan_beside_a_split_meets_every_key_once() {
             let new = new.clone();
             move || {
                 let pin = reading.pin().expect("pinned");
-                let pairs = crate::txn::scan::Iter::new(&reading, pin.seq).map(|pair| pair.expect("no damage"));
+                let pairs = crate::txn::scan::Iter::new(&reading.engine, pin.seq).map(|pair| pair.expect("no damage"));
                 let mut met: Vec<_> = pairs.map(|(key, _)| key.to_vec()).collect();
                 reading.unpin(pin);
                 let mut keys = reading.store.keys.clone();
