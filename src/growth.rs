@@ -142,17 +142,20 @@ impl Core {
                 return;
             }
             if self.extent(n).state().kind() == Kind::Hole {
-                self.fill_hole(n);
+                self.fill_run(n, 1);
             }
         }
     }
 
-    /// Gives a hole space again, if there is some.
-    pub fn fill_hole(&self, number: u64) -> bool {
-        let filled = self.disk.allocate(self.position_of(number), self.geometry.extent).is_ok();
+    /// Gives the holes of a run that is not in use space again, if there is some.
+    pub fn fill_run(&self, first: u64, run: u64) -> bool {
+        let filled = self.disk.allocate(self.position_of(first), self.position_of(run)).is_ok();
         if filled {
-            self.extent(number).set_state(ExtentState::new(Kind::Free));
-            self.add(Word::Free, 1);
+            let holes = (first..first + run).filter(|&n| self.extent(n).state().kind() == Kind::Hole);
+            for hole in holes {
+                self.extent(hole).set_state(ExtentState::new(Kind::Free));
+                self.add(Word::Free, 1);
+            }
         }
         filled
     }
@@ -163,7 +166,7 @@ impl Core {
         let is_room = |&n: &u64| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
         let Some(first) = (0..end.min(self.extents())).find(is_room) else { return };
         if self.extent(first).state().kind() == Kind::Hole {
-            self.fill_hole(first);
+            self.fill_run(first, 1);
         }
         self.set(Word::FreeHint, FRONT);
     }
@@ -178,13 +181,7 @@ impl Core {
                 return None;
             }
             let first = n + 1 - run;
-            let holes = (first..=n).filter(|&n| self.extent(n).state().kind() == Kind::Hole);
-            self.disk.allocate(self.position_of(first), self.position_of(run)).ok()?;
-            for hole in holes {
-                self.extent(hole).set_state(ExtentState::new(Kind::Free));
-                self.add(Word::Free, 1);
-            }
-            Some(first)
+            self.fill_run(first, run).then_some(first)
         })
     }
 

@@ -136,8 +136,7 @@ impl Core {
     /// Hands out no more pages of an index extent, so that it becomes free once those in use have moved.
     pub fn leave_index_extent(&self, number: u64) {
         if self.extent(number).state() == ExtentState::new(Kind::Index) {
-            let free = self.pages_of(number).filter(|&p| self.page_state(p) == PageState::Free).count();
-            self.add(Word::FreePages, -(free as i64));
+            self.add(Word::FreePages, -self.free_pages_of(number));
             self.extent(number).set_state(ExtentState::new(Kind::Index).leaving());
         }
     }
@@ -149,11 +148,15 @@ impl Core {
         let leaving = (0..self.extents()).filter(|&n| is_leaving(self.extent(n).state()));
         let stays = leaving.map(|n| {
             self.extent(n).set_state(ExtentState::new(Kind::Index));
-            let free = self.pages_of(n).filter(|&p| self.page_state(p) == PageState::Free).count();
-            self.add(Word::FreePages, free as i64);
+            let free = self.free_pages_of(n);
+            self.add(Word::FreePages, free);
             free
         });
-        stays.sum::<usize>() > 0
+        stays.sum::<i64>() > 0
+    }
+
+    fn free_pages_of(&self, number: u64) -> i64 {
+        self.pages_of(number).filter(|&p| self.page_state(p) == PageState::Free).count() as i64
     }
 
     /// Whether a page is to move.

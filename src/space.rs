@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::Result;
-use crate::format::blob::BlobPage;
+use crate::format::blob::{BlobExtent, BlobPage};
 use crate::format::extent::{ExtentState, Kind};
 use crate::format::round_up;
 use crate::growth::chunk_of;
@@ -250,7 +250,7 @@ impl Core {
                 Claim::Put => self.put_reserve(),
                 Claim::Move => self.standing_reserve(),
                 Claim::Delete if kind != Kind::Log => self.put_reserve(),
-                Claim::Delete => self.next_blob() + u64::from(self.has_no_copies()),
+                Claim::Delete => self.next_blob() + u64::from(self.copies() == 0),
                 Claim::LastDelete => self.next_blob(),
                 Claim::Reserve => 0,
             };
@@ -301,12 +301,12 @@ impl Core {
     /// Index pages that are missing to copies of a fourth of them, without which a move gets nowhere.
     fn missing_copies(&self) -> u64 {
         let pages = self.named_pages() / size_of::<BlobPage>() as u64;
-        (pages / 4).saturating_sub(self.get(Word::FreePages) + self.get(Word::RetiredPages))
+        (pages / 4).saturating_sub(self.copies())
     }
 
-    /// Whether no index extent has a page for a copy, now or after a checkpoint.
-    fn has_no_copies(&self) -> bool {
-        self.get(Word::FreePages) + self.get(Word::RetiredPages) == 0
+    /// Index pages for copies, now or after a checkpoint.
+    fn copies(&self) -> u64 {
+        self.get(Word::FreePages) + self.get(Word::RetiredPages)
     }
 
     /// Index pages that can be had for copies by what moves records, beside a segment for these.
@@ -328,14 +328,13 @@ impl Core {
 
     /// Extents of the next blob, at most.
     pub fn next_blob(&self) -> u64 {
-        // 24 bytes an extent.
-        let blob = self.named_pages() + self.get(Word::LogExtents) * 24;
+        let blob = self.named_pages() + self.get(Word::LogExtents) * size_of::<BlobExtent>() as u64;
         self.extent_of(round_up(blob + blob / 4, self.geometry.extent))
     }
 
     /// Bytes of a blob that name the index pages, at most.
     fn named_pages(&self) -> u64 {
-        // A page has 126 keys and more when it splits, and takes 16 bytes.
+        // A page has 126 keys and more when it splits.
         self.get(Word::BlobLen).max(self.ends().1.live_keys / 8)
     }
 
@@ -376,12 +375,8 @@ impl Core {
             let mut order = (hint..blocks).chain(0..hint.min(blocks));
             order.find(|n| (n * block..(n + 1) * block).all(is_unused)).map(|n| n * block)
         };
-        let filled = |first: u64| {
-            let mut holes = (first..first + block).filter(|&n| self.extent(n).state().kind() == Kind::Hole);
-            holes.all(|n| self.fill_hole(n)).then_some(first)
-        };
         first(&[Kind::Free])
-            .or_else(|| first(&[Kind::Free, Kind::Hole]).and_then(filled))
+            .or_else(|| first(&[Kind::Free, Kind::Hole]).filter(|&at| self.fill_run(at, block)))
             .or_else(|| self.grow(block).is_ok().then(|| first(&[Kind::Free]))?)
     }
 
@@ -401,7 +396,7 @@ impl Core {
     /// A hole in a block of that sort, with space again.
     fn filled_hole(&self, kind: Kind) -> Option<u64> {
         let hole = self.find_in_block(kind, Kind::Hole)?;
-        self.fill_hole(hole).then_some(hole)
+        self.fill_run(hole, 1).then_some(hole)
     }
 
     /// Whether the file grew, since little of it is unused.

@@ -140,12 +140,6 @@ impl Core {
         }
     }
 
-    /// Start and end of the run of extents that holds a position.
-    fn segment_at(&self, position: u64) -> Result<(u64, u64)> {
-        let head = self.head_of(position)?;
-        Ok((self.position_of(head), self.position_of(head + self.extent(head).run())))
-    }
-
     /// Writes ranges again as they stand, so that the next sync writes them to the disk.
     pub fn rewrite(&self, ranges: &[(u64, u64)]) -> Result<()> {
         for &(position, len) in ranges {

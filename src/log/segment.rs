@@ -6,7 +6,7 @@ use crate::control::{Core, Word};
 use crate::error::{Error, Result};
 use crate::format::extent::Kind;
 use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
-use crate::space::Claim;
+use crate::space::{Claim, Extent};
 
 /// A segment is so long that records like its first one leave at most this share of it over, ...
 const LEFT_OVER: u64 = 16;
@@ -64,6 +64,15 @@ impl Core {
         if extent.state().kind() != Kind::Log {
             return Err(self.corrupt(position, "the log does not lie in a segment"));
         }
-        Ok((self.position_of(head), self.position_of(head + extent.run())))
+        Ok(self.bounds((head, extent)))
+    }
+
+    /// The same of a segment that may be out of use by now.
+    pub fn segment_at(&self, position: u64) -> Result<(u64, u64)> {
+        self.run_of(position).map(|run| self.bounds(run))
+    }
+
+    fn bounds(&self, (head, extent): (u64, Extent<'_>)) -> (u64, u64) {
+        (self.position_of(head), self.position_of(head + extent.run()))
     }
 }

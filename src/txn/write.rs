@@ -10,7 +10,7 @@ use crate::log::Record;
 use crate::options::Durability;
 use crate::space::Claim;
 
-/// Tries of a commit where there is no room for it, with room made in between.
+/// Tries of a commit where there is no room for it, each with room made after it; then there is one more.
 const TRIES: usize = 3;
 
 /// A write transaction. It holds the writer lock of the store until it is committed or dropped; dropping it undoes it.
@@ -153,20 +153,17 @@ fn commit_with_room<'a>(
     mut writer: WriterGuard<'a>,
     durability: Durability,
 ) -> Result<(WriterGuard<'a>, Committed)> {
-    let (first, later) = match writer.batch().has_puts() {
+    let (mut claim, later) = match writer.batch().has_puts() {
         true => (Claim::Put, Claim::Put),
         false => (Claim::Delete, Claim::LastDelete),
     };
-    for n in 0.. {
-        let claim = if n == 0 { first } else { later };
+    for _ in 0..TRIES {
         let full = match engine.commit_batch(writer.batch_mut(), durability, claim) {
             Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => full,
             done => return done.map(|committed| (writer, committed)),
         };
-        match if n < TRIES { engine.room_for(writer)? } else { None } {
-            Some(again) => writer = again,
-            None => return Err(full),
-        }
+        writer = engine.room_for(writer)?.ok_or(full)?;
+        claim = later;
     }
-    unreachable!()
+    engine.commit_batch(writer.batch_mut(), durability, claim).map(|committed| (writer, committed))
 }

@@ -20,8 +20,8 @@ use base::{Base, EXTENT, contents, key, workloads};
 use common::{Rng, number};
 use judge::{Cuts, examine, judge, picks as picks_of};
 use run::{Run, Step, Writes, after, commit, options};
-use slotdb::Durability;
 use slotdb::sim::{Call, SimDisk};
+use slotdb::{Db, Durability};
 
 /// What a store holds.
 type State = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -177,6 +177,11 @@ fn frozen_pages_outlive_their_copies() {
     eprintln!("{} power cuts", cuts.tried);
 }
 
+/// Two processes' handles of a disk.
+fn two_handles(disk: &SimDisk) -> [Db; 2] {
+    [(); 2].map(|()| disk.open(&options()).expect("a sound store"))
+}
+
 /// Pages that became one in a compaction are those of the last checkpoint until the next one stands: commits beside it
 /// take none of them, however many they ask for.
 #[test]
@@ -184,8 +189,7 @@ fn merged_pages_outlive_their_merger() {
     let mut rng = Rng::new(seed());
     let base = Base::filled(1_500, 8, true);
     let disk = base.disk();
-    let open = || disk.open(&options()).expect("a sound store");
-    let (db, other) = (open(), open());
+    let [db, other] = two_handles(&disk);
     let deletes: Writes = (0..1_000).map(|n| (key(n), None)).collect();
     commit(&db, Durability::Eventual, &deletes).expect("a commit");
     db.checkpoint().expect("a checkpoint");
@@ -216,8 +220,7 @@ fn what_is_being_punched_is_nobodys() {
     let mut rng = Rng::new(seed());
     let base = Base::empty();
     let disk = base.disk();
-    let open = || disk.open(&options()).expect("a sound store");
-    let (db, other) = (open(), open());
+    let [db, other] = two_handles(&disk);
     let eventual = |writes: &Writes| commit(&db, Durability::Eventual, writes).expect("a commit");
     eventual(&(0..60).map(|n| (key(n), Some(rng.bytes(50_000)))).collect());
     db.checkpoint().expect("a checkpoint");
@@ -248,8 +251,7 @@ fn a_checkpoint_names_no_log_that_is_not_there() {
     let mut rng = Rng::new(seed());
     let base = Base::empty();
     let disk = base.disk();
-    let open = || disk.open(&options()).expect("a sound store");
-    let (db, other) = (open(), open());
+    let [db, other] = two_handles(&disk);
     let writes = [0, 10].map(|from| (from..from + 10).map(|n| (key(n), Some(rng.bytes(900)))).collect::<Writes>());
     commit(&db, Durability::Eventual, &writes[0]).expect("a commit");
     let (told, heard) = std::sync::mpsc::channel();

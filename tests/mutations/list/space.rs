@@ -103,7 +103,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "hole_without_space",
         file: "src/growth.rs",
-        before: "let filled = self.disk.allocate(self.position_of(number), self.geometry.extent).is_ok();",
+        before: "let filled = self.disk.allocate(self.position_of(first), self.position_of(run)).is_ok();",
         after: "let filled = true;",
         test: "--test bad_input stays_usable",
         why: "a store to a hole finds the disk full",
@@ -167,8 +167,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "no_room_is_made",
         file: "src/txn/write.rs",
-        before: "if n < TRIES { engine.room_for(writer)? }",
-        after: "if n > TRIES { engine.room_for(writer)? }",
+        before: "for _ in 0..TRIES {",
+        after: "for _ in TRIES..TRIES {",
         test: "--test space at_its_greatest_size_a_store_is_over",
         why: "a put is refused although dead log could make room for it",
     },
