@@ -91,12 +91,13 @@ impl Core {
             Kind::Log => self.extent(n).live() > 0,
             _ => false,
         };
-        if let Some(last) = (0..count).rev().find(holds_words)
-            && self.words::<1>(self.position_of(last)).is_none_or(|word| load(&word[0]) == 0)
-        {
-            self.map.give_up();
+        let Some(last) = (0..count).rev().find(holds_words) else { return Ok(()) };
+        let position = self.position_of(last);
+        if self.words::<1>(position).is_some_and(|word| load(&word[0]) != 0) {
+            return Ok(());
         }
-        self.check_map()
+        self.map.give_up();
+        Err(self.cause(self.corrupt(position, "the end of the file was lost while it grew")))
     }
 
     /// Forgets chunks of a growth whose writer died before it was published: their extents are not in the file yet.
