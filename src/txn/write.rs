@@ -33,7 +33,8 @@ impl<'db> WriteTxn<'db> {
     ///
     /// # Errors
     /// `Corrupt` if the index or the record is damaged; `Forked`. With `Options::guard_sigbus`, `Truncated` or `Io`
-    /// after a page was lost. The transaction goes on.
+    /// after a page was lost; a value that was borrowed before may read as zeros from then on, and the commit tells
+    /// whether it does. The transaction goes on.
     pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         self.engine.check_fork()?;
         let hash = self.hash(key);
@@ -107,6 +108,8 @@ impl<'db> WriteTxn<'db> {
         self.engine.check_fork()?;
         let WriteTxn { engine, mut writer, durability } = self;
         let (seq, wait) = if writer.batch().is_empty() {
+            // A value that it has read may have been lost meanwhile.
+            engine.core.check_map()?;
             (engine.core.ends().0, engine.must_wait(durability))
         } else {
             let committed;

@@ -147,4 +147,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test power what_the_dead",
         why: "a snapshot returns old bytes that stand again where new ones were lost",
     },
+    Mutation {
+        name: "commit_of_nothing_is_not_settled",
+        file: "src/txn/write.rs",
+        before: "            engine.core.check_map()?;\n",
+        after: "",
+        test: "--test sigbus a_value_lost_under_a_transaction",
+        why: "a condition on a value that was lost is answered",
+    },
 ];
