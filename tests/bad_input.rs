@@ -361,6 +361,39 @@ fn the_cleaner_neither_hides_nor_spreads_damage() {
     }
 }
 
+/// Of the records of a segment two live, and one of them says that it is longer than both.
+#[test]
+fn a_damaged_length_does_not_empty_a_segment() {
+    let dir = fast_dir();
+    let path = dir.path().join("store");
+    let overwrite = |db: &Db, rounds: u8| {
+        for (round, n) in (0..rounds).flat_map(|round| (0..100).map(move |n| (round, n))) {
+            db.put(&[n], &[round; 1_000]).unwrap();
+            if n == 99 {
+                // What was retired may be used again.
+                db.checkpoint().unwrap();
+            }
+        }
+    };
+    let db = small().open(&path).unwrap();
+    [b"damaged", b"healthy"].iter().for_each(|key| db.put(*key, &[1; 100]).unwrap());
+    overwrite(&db, 3);
+    let mut image = Image::read(&path);
+    db.close().unwrap();
+    let pages = image.blob(&image.header()).pages;
+    let slots: Vec<_> = pages.iter().flat_map(|page| image.page(page)).flatten().collect();
+    let is_key = |at: u64, key: &[u8]| image.record(at).is_some_and(|record| record.key == key);
+    let position = |key: &[u8]| slots.iter().map(|slot| slot.position()).find(|&at| is_key(at, key)).unwrap();
+    let damaged = position(b"damaged");
+    assert_eq!(damaged / EXTENT, position(b"healthy") / EXTENT);
+    image.put(damaged + 4, &5_000u32.to_le_bytes());
+    image.write(&path).unwrap();
+    let db = small().open(&path).unwrap();
+    db.put(b"damaged", b"").unwrap();
+    overwrite(&db, 40);
+    assert_eq!(db.get(b"healthy").unwrap(), Some(vec![1; 100]));
+}
+
 #[test]
 fn links_lead_to_the_one_store() {
     let sample = Sample::new();

@@ -24,6 +24,12 @@ fn runs(ledger: &Ledger) -> (u64, Vec<Run>) {
     (header.extent, image.blob(&header).runs)
 }
 
+/// Bytes of all segments.
+fn log_bytes(ledger: &Ledger) -> u64 {
+    let (extent, runs) = runs(ledger);
+    runs.iter().filter(|run| run.kind == LOG).map(|run| u64::from(run.run) * extent).sum()
+}
+
 #[test]
 fn log_shares_no_huge_page_with_other_uses() {
     let mut ledger = usual();
@@ -53,10 +59,19 @@ fn long_values_leave_little_over() {
     for len in [20_000, 45_000, 70_000, 100_000, 150_000] {
         let mut ledger = usual();
         (0..(60 << 20) / len as u64).for_each(|n| ledger.put(n, len));
-        let (extent, runs) = runs(&ledger);
-        let log = runs.iter().filter(|run| run.kind == LOG).map(|run| u64::from(run.run) * extent).sum::<u64>();
-        let live = ledger.live();
+        let (log, live) = (log_bytes(&ledger), ledger.live());
         assert!(log < live + live / 6, "{log} bytes of log for {live} with values of {len}");
+    }
+}
+
+/// Before a log is so long that it goes on in whole blocks, its segments are as long as its records ask for.
+#[test]
+fn long_values_leave_little_over_in_a_short_log() {
+    for len in [45_000, 70_000, 150_000] {
+        let mut ledger = usual();
+        (0..(10 << 20) / len as u64).for_each(|n| ledger.put(n, len));
+        let (log, live) = (log_bytes(&ledger), ledger.live());
+        assert!(log < live + live / 5 * 2, "{log} bytes of log for {live} with values of {len}");
     }
 }
 

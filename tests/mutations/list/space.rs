@@ -101,6 +101,14 @@ pub const ALL: &[Mutation] = &[
         why: "2 MiB are written for each piece of 128 KiB",
     },
     Mutation {
+        name: "segments_that_leave_much_over",
+        file: "src/log/segment.rs",
+        before: "(least..=most).find(leaves_little)",
+        after: "(least..=least.min(most)).find(leaves_little)",
+        test: "--test space long_values_leave_little_over_in_a_short_log",
+        why: "values of half an extent and more take twice their size",
+    },
+    Mutation {
         name: "hole_without_space",
         file: "src/growth.rs",
         before: "let filled = self.disk.allocate(self.position_of(first), self.position_of(run)).is_ok();",
@@ -129,7 +137,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/index/mod.rs",
         before: "let Some(live) = extent.live().checked_sub(len) else {",
         after: "let Some(live) = Some(extent.live().saturating_sub(len)) else {",
-        test: "--test fuzz what_was_found",
+        test: "--test bad_input a_damaged_length",
         why: "a forged length retires a segment with live records",
     },
     Mutation {
@@ -187,6 +195,14 @@ pub const ALL: &[Mutation] = &[
         after: "",
         test: "--test bad_input at_its_greatest_size",
         why: "copies of index pages keep the room of what is put",
+    },
+    Mutation {
+        name: "compaction_of_nothing_is_refused",
+        file: "src/engine/compact.rs",
+        before: "Some(full) if self.is_more_to_gain()? => Err(full),",
+        after: "Some(full) => Err(full),",
+        test: "--test space what_a_snapshot_keeps",
+        why: "a compaction that has done all there was to do says that it has not",
     },
     Mutation {
         name: "reserve_not_restored",
