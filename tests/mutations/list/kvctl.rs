@@ -19,4 +19,12 @@ pub const ALL: &[Mutation] = &[
         test: "--features cli --test kvctl check_finds",
         why: "scripts cannot tell damage from a failed call",
     },
+    Mutation {
+        name: "lost_values_are_printed",
+        file: "src/bin/kvctl/data.rs",
+        before: "    txn.get(&keys[0])?;\n",
+        after: "",
+        test: "--features cli --test kvctl a_store_that_is_cut",
+        why: "zeros are printed for a value that was lost, and the exit code says that all is well",
+    },
 ];

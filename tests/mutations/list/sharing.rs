@@ -75,4 +75,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test processes a_child_that_outlives",
         why: "a child keeps the locks of its dead parent",
     },
+    Mutation {
+        name: "scan_in_a_child",
+        file: "src/txn/scan.rs",
+        before: "self.engine.check_fork().and_then(|()| self.step())",
+        after: "self.step()",
+        test: "--test processes a_forked_child",
+        why: "a child reads on in a snapshot whose pin is its parent's",
+    },
 ];
