@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tempfile::NamedTempFile;
@@ -54,6 +54,8 @@ pub enum Call {
     Allocate,
     /// `Disk::punch`, `Disk::scatter` and `Disk::truncate`
     GiveBack,
+    /// A map becomes longer with its file.
+    Map,
 }
 
 /// What changes with each call.
@@ -68,7 +70,7 @@ struct State {
     /// So many have at most.
     room: u64,
     /// Calls so far, by kind.
-    counts: [u64; 4],
+    counts: [u64; 5],
     /// The call that fails.
     failing: Option<(Call, u64, ErrorKind)>,
     failed: bool,
@@ -93,6 +95,8 @@ struct Inner {
     state: Mutex<State>,
     /// What somebody else does before a call of this kind.
     beside: Mutex<Option<(Call, Work)>>,
+    /// Growths of maps until one is refused.
+    refusal: Arc<AtomicI64>,
 }
 
 /// The simulated disk, with one file. Clones are the same disk; each opening maps it anew, and knows of so many errors.
@@ -104,7 +108,8 @@ impl SimDisk {
     pub fn new(dir: &Path, image: Vec<u8>, extent: u64) -> io::Result<SimDisk> {
         let mut file = NamedTempFile::new_in(dir)?;
         file.write_all(&image)?;
-        let map = map(&file, extent)?;
+        let refusal = Arc::new(AtomicI64::new(i64::MAX));
+        let map = map(&file, extent, &refusal)?;
         let seen = image.clone();
         let now = Moment {
             durable: Arc::new(image),
@@ -121,7 +126,7 @@ impl SimDisk {
             dirty: BTreeSet::new(),
             held: (0..(now.durable.len() as u64).div_ceil(extent)).collect(),
             room: u64::MAX,
-            counts: [0; 4],
+            counts: [0; 5],
             failing: None,
             failed: false,
             deadly: false,
@@ -133,7 +138,7 @@ impl SimDisk {
             now,
         };
         Ok(SimDisk(
-            Arc::new(Inner { file, extent, state: Mutex::new(state), beside: Mutex::default() }),
+            Arc::new(Inner { file, extent, state: Mutex::new(state), beside: Mutex::default(), refusal }),
             map,
             Arc::default(),
         ))
@@ -152,7 +157,7 @@ impl SimDisk {
         };
         let path = self.0.file.path();
         let io = |source| Error::Io { path: path.to_path_buf(), op: "map", offset: None, source };
-        let disk = SimDisk(self.0.clone(), map(&self.0.file, self.0.extent).map_err(io)?, errors);
+        let disk = SimDisk(self.0.clone(), map(&self.0.file, self.0.extent, &self.0.refusal).map_err(io)?, errors);
         Db::open_on(path, options, Box::new(disk))
     }
 
@@ -179,6 +184,11 @@ impl SimDisk {
         Ok(state.now.clone())
     }
 
+    /// The file as those see it who have it open.
+    pub fn content(&self) -> io::Result<Vec<u8>> {
+        std::fs::read(self.0.file.path())
+    }
+
     /// Notices what was stored through the map since the last call, and keeps the moment.
     pub fn mark(&self) -> io::Result<()> {
         let mut state = self.0.state.lock();
@@ -187,10 +197,14 @@ impl SimDisk {
         Ok(())
     }
 
-    /// The `n`-th call of a kind from now on, counted from 0, fails with this error.
+    /// The `n`-th call of a kind from now on, counted from 0, fails with this error (a map only for want of memory).
     pub fn fail(&self, call: Call, n: u64, error: ErrorKind) {
         let mut state = self.0.state.lock();
-        let n = state.counts[call as usize] + n;
+        let (refusal, n) = match call {
+            Call::Map => (n as i64, u64::MAX),
+            _ => (i64::MAX, state.counts[call as usize] + n),
+        };
+        self.0.refusal.store(refusal, Ordering::Relaxed);
         (state.failing, state.failed, state.deadly) = (Some((call, n, error)), false, false);
     }
 
@@ -227,7 +241,7 @@ impl SimDisk {
 
     /// Whether the call that was to fail has.
     pub fn has_failed(&self) -> bool {
-        self.0.state.lock().failed
+        self.0.state.lock().failed || self.0.refusal.load(Ordering::Relaxed) < 0
     }
 
     /// Calls of a kind so far.
@@ -312,8 +326,10 @@ impl SimDisk {
     }
 }
 
-fn map(file: &NamedTempFile, extent: u64) -> io::Result<Arc<Map>> {
-    Ok(Arc::new(Map::shared(file.as_file(), true, extent, RESERVE, None)?))
+fn map(file: &NamedTempFile, extent: u64, refusal: &Arc<AtomicI64>) -> io::Result<Arc<Map>> {
+    let mut map = Map::shared(file.as_file(), true, extent, RESERVE, None)?;
+    map.refuse_by(refusal.clone());
+    Ok(Arc::new(map))
 }
 
 fn place(sector: u64) -> Range<usize> {
@@ -412,14 +428,17 @@ impl Disk for SimDisk {
         if (state.held.len() + wanted.len()) as u64 > state.room {
             return Err(ErrorKind::StorageFull.into());
         }
-        state.held.extend(wanted);
+        let before = self.len()?;
         file::allocate(self.0.file.as_file(), pos, len)?;
         let end = self.len()?;
+        // Space that cannot be mapped is given back, as on a real disk.
+        self.1.set_len(end).or_else(|e| self.0.file.as_file().set_len(before).and(Err(e)))?;
+        state.held.extend(wanted);
         if end > state.seen.len() as u64 {
             state.seen.resize(end as usize, 0);
             state.now.lens.push(end);
         }
-        self.1.set_len(end)
+        Ok(())
     }
 
     fn punch(&self, pos: u64, len: u64) -> io::Result<()> {

@@ -4,6 +4,9 @@
 //! When the file outgrows the reservation, the view grows in place, or a larger mapping of the same file
 //! takes over. Mappings that were handed out stay where they are until the [`Map`] is dropped.
 
+#[cfg(feature = "faults")]
+mod faults;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -47,6 +50,9 @@ pub struct Map {
     /// Bytes that the file must have, for the guard; 0: nobody has said so yet.
     watched: AtomicU64,
     views: Mutex<Views>,
+    /// Growths until one is refused; below 0: one was.
+    #[cfg(feature = "faults")]
+    refusal: Arc<std::sync::atomic::AtomicI64>,
 }
 
 impl Map {
@@ -103,6 +109,8 @@ impl Map {
             writable,
             huge: 0,
             views: Mutex::new(views),
+            #[cfg(feature = "faults")]
+            refusal: Arc::new(i64::MAX.into()),
         }
     }
 
@@ -127,6 +135,8 @@ impl Map {
         {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
         }
+        #[cfg(feature = "faults")]
+        self.perhaps_refuse()?;
         // Acquire: pairs with the Release in `cover`; what is published below includes its views.
         if len > self.reserved.load(Ordering::Acquire) {
             self.cover(len)?;
@@ -186,26 +196,6 @@ impl Map {
             Err(_) => guard.note(0),
         }
         self.lost()
-    }
-
-    /// Makes the page at `pos` one that cannot be read, in this map only: for tests, as a disk does that fails.
-    #[cfg(feature = "faults")]
-    pub fn lose(&self, pos: u64) -> io::Result<()> {
-        use rustix::mm::{MapFlags, ProtFlags};
-        let nothing = tempfile::tempfile()?;
-        let page = rustix::param::page_size();
-        let views = [(&self.read, ProtFlags::READ), (&self.cells, ProtFlags::READ | ProtFlags::WRITE)];
-        for (view, access) in views {
-            if !self.has(pos, page as u64) || std::ptr::eq(view, &raw const self.cells) && pos < self.cells_from {
-                continue;
-            }
-            // Acquire: pairs with the Release in `cover`.
-            let at = view.load(Ordering::Acquire).wrapping_add((pos - pos % page as u64) as usize);
-            let flags = MapFlags::SHARED | MapFlags::FIXED;
-            // SAFETY: a page of the view, as in `bytes`. Behind the end of an empty file there is nothing to read.
-            unsafe { rustix::mm::mmap(at.cast(), page, access, flags, &nothing, 0) }?;
-        }
-        Ok(())
     }
 
     /// Bytes that the guard knows the file must have.

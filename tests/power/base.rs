@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::State;
 use super::run::Step;
-use crate::common::fast_dir;
+use crate::common::{Rng, fast_dir};
 
 /// Small, so that splits, new segments and growth are near.
 pub const EXTENT: u64 = 64 << 10;
@@ -164,4 +164,40 @@ fn plans() -> Vec<(&'static str, Base, Vec<Step>)> {
         ("after a checkpoint that died", some.clone(), steps)
     }))
     .collect()
+}
+
+/// Histories of one to three of the usual steps, one in so many of all there are; the durabilities are drawn.
+pub fn usual_histories(one_in: u64, rng: &mut Rng) -> Vec<Workload> {
+    let commit = |writes| Step::Commit(Durability::Immediate, writes);
+    let steps = [
+        ("put", commit(vec![put("new", 10)])),
+        ("overwrite", commit(vec![put("k1", 30)])),
+        ("delete", commit(vec![delete("k2")])),
+        ("split", commit((0..9).map(|n| put(&format!("split{n}"), 10)).collect())),
+        ("checkpoint", Step::Checkpoint),
+        ("segment", commit(vec![put("long", 60_000)])),
+    ];
+    let base = Base::filled(249, 20, true);
+    let mut all: Vec<Vec<usize>> = vec![vec![]];
+    for len in 1..=3 {
+        let longer = all.iter().filter(|history| history.len() + 1 == len);
+        let longer = longer.flat_map(|history| (0..steps.len()).map(|n| [&history[..], &[n]].concat()));
+        all.extend(longer.collect::<Vec<_>>());
+    }
+    let mut some = Vec::new();
+    for history in &all[1..] {
+        if !rng.one_in(one_in) {
+            continue;
+        }
+        let drawn = history.iter().map(|&n| match &steps[n].1 {
+            Step::Commit(_, writes) => {
+                Step::Commit(*rng.pick(&[Durability::Immediate, Durability::Eventual]), writes.clone())
+            }
+            other => other.clone(),
+        });
+        let drawn = drawn.collect();
+        let name = history.iter().map(|&n| steps[n].0).collect::<Vec<_>>().join(", ");
+        some.push(Workload { name, base: base.clone(), steps: drawn });
+    }
+    some
 }

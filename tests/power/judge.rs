@@ -1,5 +1,7 @@
 //! Power cuts, and the judge of what they leave.
 
+use std::ops::Range;
+
 use slotdb::Durability;
 use slotdb::sim::{Moment, SimDisk};
 
@@ -7,9 +9,14 @@ use super::base::{Base, EXTENT, contents};
 use super::run::{Run, after, commit, options};
 use super::{Promise, State};
 use crate::common::Rng;
+use crate::common::raw::Image;
 
 /// Up to so many outcomes of a moment are all tried.
 const ALL: u64 = 64;
+/// The kind of runs of extents that hold log (docs/FORMAT.md).
+const LOG: u32 = 1;
+/// Where the stamp of an index page is.
+const STAMP: Range<u64> = 28..32;
 
 /// Cuts the power, and counts.
 pub struct Cuts {
@@ -109,6 +116,7 @@ pub fn judge(base: &Base, image: Vec<u8>, promise: &Promise, name: &str, rng: &m
     if !rng.one_in(8) {
         return found.applied;
     }
+    stays_as_it_is(&found.disk, name);
     let moment = found.disk.now().expect("memory can be read");
     let again = examine(base, moment.cut_anyhow(rng.next()), 0, 0);
     assert!(again.state == found.state, "{name}: another state after a second power cut");
@@ -120,4 +128,32 @@ pub fn judge(base: &Base, image: Vec<u8>, promise: &Promise, name: &str, rng: &m
     let last = examine(base, moment.cut_anyhow(rng.next()), 0, 0);
     assert!(last.state == after(&found.state, &writes), "{name}: a commit after recovery, and a cut: another state");
     found.applied
+}
+
+/// Opened again a store stays as it is in every byte that a recovery reads: header, blob, log, the index pages that the
+/// blob names. Their stamps are only for processes that share them.
+fn stays_as_it_is(disk: &SimDisk, name: &str) {
+    let image = || Image(disk.content().expect("memory can be read"));
+    let before = image();
+    let db = disk.open(&options()).unwrap_or_else(|e| panic!("{name}: opened again: {e}"));
+    let after = image();
+    // Closing may give space back.
+    drop(db);
+    let header = before.header();
+    let blob = before.blob(&header);
+    let records = before.batches(&header).into_iter().flat_map(|batch| batch.records);
+    let replayed: Vec<Range<u64>> = records.map(|record| record.position..record.position + record.len()).collect();
+    let tail = replayed.last().map_or(header.log, |last| last.end);
+    let segments = blob.runs.iter().filter(|run| run.kind == LOG);
+    let segments = segments.map(|run| run.first * EXTENT..(run.first + u64::from(run.run)) * EXTENT);
+    // Behind the tail there may be anything, until it is wiped.
+    let logged = segments.map(|segment| if segment.contains(&tail) { segment.start..tail } else { segment });
+    let pages = blob.pages.iter().map(|page| page.position);
+    let pages = pages.flat_map(|at| [at..at + STAMP.start, at + STAMP.end..at + 4096]);
+    let mut ranges = vec![0..EXTENT, header.blob..header.blob + header.blob_len];
+    ranges.extend(logged.chain(pages).chain(replayed));
+    for Range { start, end } in ranges {
+        let is_same = before.slice(start, end - start) == after.slice(start, end - start);
+        assert!(is_same, "{name}: opened again, the file has changed between {start} and {end}");
+    }
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use base::{Base, EXTENT, contents, key, workloads};
+use base::{Base, EXTENT, contents, key, usual_histories, workloads};
 use common::{Rng, number};
 use judge::{Cuts, examine, judge, picks as picks_of};
 use run::{Run, Step, Writes, after, commit, options};
@@ -48,6 +48,24 @@ fn a_cut_at_every_call_of_short_histories() {
         cuts.every_moment(&workload.name, &mut run);
     }
     eprintln!("{} power cuts", cuts.tried);
+}
+
+/// Of puts, overwrites, deletes, splits, checkpoints and new segments, in any order: all with `SLOTDB_EXHAUSTIVE=1`.
+#[test]
+fn a_cut_at_every_call_of_usual_histories() {
+    let seed = seed();
+    let one_in = if number("SLOTDB_EXHAUSTIVE", 0) != 0 { 1 } else { 32 };
+    let mut cuts = Cuts::new(seed, 1, true);
+    let mut histories = 0;
+    for round in 0..number("SLOTDB_ROUNDS", 1) {
+        for workload in usual_histories(one_in, &mut Rng::new(seed.wrapping_add(round))) {
+            let mut run = Run::start(&workload.base, 1, seed);
+            run.play(&workload.steps);
+            cuts.every_moment(&workload.name, &mut run);
+            histories += 1;
+        }
+    }
+    eprintln!("{histories} histories, {} power cuts", cuts.tried);
 }
 
 #[test]
@@ -108,12 +126,12 @@ fn every_call_fails_once() {
     let mut rng = Rng::new(seed);
     let mut tried = 0;
     for workload in workloads() {
-        for call in [Call::Write, Call::Sync, Call::Allocate, Call::GiveBack] {
+        for call in [Call::Write, Call::Sync, Call::Allocate, Call::GiveBack, Call::Map] {
             // Histories with many calls are sampled.
             let stride =
                 if workload.is_long() && call != Call::GiveBack { 16 / number("SLOTDB_ROUNDS", 1).min(16) } else { 1 };
             for n in (rng.below(stride)..).step_by(stride as usize) {
-                let error = *rng.pick(&[ErrorKind::StorageFull, ErrorKind::Other]);
+                let error = *rng.pick(&[ErrorKind::StorageFull, ErrorKind::Other, ErrorKind::Interrupted]);
                 let name = format!("{}: {call:?} {n} fails", workload.name);
                 let mut run = Run::failing(&workload.base, call, n, error, rng.next());
                 run.play(&workload.steps);
