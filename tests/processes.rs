@@ -4,6 +4,8 @@
 mod forks;
 #[path = "processes/reading.rs"]
 mod reading;
+#[path = "processes/signals.rs"]
+mod signals;
 mod support;
 #[path = "processes/waits.rs"]
 mod waits;

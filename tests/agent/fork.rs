@@ -82,6 +82,13 @@ pub fn spawn() -> String {
     format!("child {} sleeps", child.expect("there is a program sleep").id())
 }
 
+/// Starts a program that lives on for a moment, whatever becomes of this process.
+pub fn spawn_briefly() {
+    let mut command = Command::new("sleep");
+    let child = command.arg("0.05").stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    drop(child.expect("there is a program sleep"));
+}
+
 /// Tries every kind of call with what the parent had open.
 fn try_all(session: &mut Session<'_>) -> String {
     let db = session.db;

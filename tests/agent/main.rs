@@ -8,6 +8,7 @@ mod common;
 mod data;
 mod fork;
 mod options;
+mod pester;
 mod session;
 mod storm;
 mod work;
@@ -54,6 +55,7 @@ pub fn error(e: &slotdb::Error) -> String {
 pub fn anywhere(words: &[&str]) -> Option<String> {
     match *words {
         ["arm", steps] => slotdb::fault::arm(options::number(steps)),
+        ["pester", microseconds] => pester::pester(options::number(microseconds)),
         ["spawn"] => return Some(fork::spawn()),
         ["steps", armed] => return Some(slotdb::fault::disarm(options::number(armed)).to_string()),
         _ => return None,

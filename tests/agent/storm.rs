@@ -163,6 +163,10 @@ impl Worker<'_> {
         if !self.random.one_in(4) {
             move_money(&mut txn, &mut self.random)?;
         }
+        if self.random.one_in(100) {
+            // The program inherits nothing of the writer lock, which is held.
+            fork::spawn_briefly();
+        }
         if self.random.one_in(20) {
             drop(txn);
             say(&format!("! {} failed", now()));
