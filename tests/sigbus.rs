@@ -1,6 +1,8 @@
 //! Truncation under a live mapping: with `guard_sigbus` an error value that says so, and no commit that is silently
 //! lost; without it the death of the process by SIGBUS.
 
+#[path = "sigbus/disk.rs"]
+mod disk;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

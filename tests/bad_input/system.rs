@@ -14,6 +14,7 @@ use std::process::Command;
 use slotdb::{Db, Durability, Error, Options};
 use tempfile::TempDir;
 
+use crate::common::disk::Disk;
 use crate::common::fast_dir;
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -149,7 +150,7 @@ fn a_refused_transaction_gives_its_space_back() {
 
 #[test]
 fn on_a_full_disk_a_store_stays_usable() {
-    let Some(disk) = Disk::mount() else {
+    let Some(disk) = Disk::tmpfs() else {
         eprintln!("no small disk without root; `at_the_limit_of_file_sizes` does the same");
         return;
     };
@@ -202,7 +203,7 @@ const USABLE: &str = "the sparse copy is usable";
 
 #[test]
 fn a_copy_with_holes_on_a_full_disk_is_refused_or_usable() {
-    let Some(disk) = Disk::ext4() else {
+    let Some(disk) = Disk::ext4(8) else {
         eprintln!("no small disk without root and mkfs.ext4");
         return;
     };
@@ -240,40 +241,6 @@ fn at_the_limit_of_file_sizes_a_store_stays_usable() {
     // In units of 512 bytes. Ignored, the signal becomes the error that it stands for.
     shell.args(["-c", "ulimit -f 8192; trap '' XFSZ; exec \"$0\" --exact system::child"]).arg(program);
     run(shell, "limited", &dir.path().join("store"));
-}
-
-/// A small file system.
-struct Disk(TempDir);
-
-impl Disk {
-    /// 4 MiB in memory.
-    fn mount() -> Option<Disk> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(dir.path());
-        mount.output().is_ok_and(|output| output.status.success()).then(|| Disk(dir))
-    }
-
-    /// An ext4 of 8 MiB, whose image lies in memory. There, other than in tmpfs, reading a hole needs no space.
-    fn ext4() -> Option<Disk> {
-        let (dir, place) = (tempfile::tempdir().unwrap(), fast_dir());
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "truncate -s 8M $0 && mkfs.ext4 -q -m 0 -b 4096 $0 && mount -o loop $0 $1"]);
-        shell.arg(place.path().join("image")).arg(dir.path());
-        // The mount keeps the image when its name is gone.
-        shell.output().is_ok_and(|output| output.status.success()).then(|| Disk(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-    }
 }
 
 fn key(n: u32) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "no program needs all of it")]
 
+pub mod disk;
 pub mod raw;
 
 use std::path::Path;
