@@ -43,8 +43,9 @@ pub enum Claim {
 const CLEANING_SHARE: u64 = 64;
 /// ... and the least bytes of it, ...
 const LEAST_CLEANING: u64 = 256 << 10;
-/// ... and extents: a segment for what moves, and one of copies of the index pages that this touches.
-const LEAST_CLEANING_EXTENTS: u64 = 2;
+/// ... and extents of copies of the index pages that a move touches, beside the longest segment: a victim gives nothing
+/// back before all that lives in it has moved.
+const LEAST_CLEANING_COPIES: u64 = 1;
 
 /// One entry of the extent table.
 #[derive(Clone, Copy)]
@@ -294,7 +295,7 @@ impl Core {
     /// Extents kept for making room where the file cannot grow: live records move into them out of segments that are
     /// partly dead, and a checkpoint then frees these. Deletes may use it too.
     pub fn cleaning_reserve(&self) -> u64 {
-        let least = (LEAST_CLEANING / self.geometry.extent).max(LEAST_CLEANING_EXTENTS);
+        let least = (LEAST_CLEANING / self.geometry.extent).max(self.longest_run() + LEAST_CLEANING_COPIES);
         (self.extents() / CLEANING_SHARE).max(least) + self.missing_copies().div_ceil(self.geometry.slot_pages())
     }
 

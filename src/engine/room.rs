@@ -86,6 +86,8 @@ impl Engine {
         let core = &self.core;
         let before = *commits;
         let enough = need + core.cleaning_reserve();
+        // What a step takes may raise what it has to leave: then fewer records do.
+        let mut most = u64::MAX;
         loop {
             let mut writer = self.lock_writer()?;
             let copies = core.copies_for_moves();
@@ -94,13 +96,14 @@ impl Engine {
             }
             let (_, ends) = core.ends();
             let batch = writer.batch_mut();
-            let records = if copies < core.pages_in_use() { copies } else { u64::MAX };
+            let records = most.min(if copies < core.pages_in_use() { copies } else { u64::MAX });
             let Some(cleaning) = self.clean_step(batch, ends, COMMIT, Pace { bytes: STEP, records })? else { break };
             if batch.is_empty() {
                 batch.push_nothing();
             }
             match self.commit_moved(batch, Some(cleaning), Claim::Move) {
                 Ok(_) => *commits += 1,
+                Err(Error::Full { .. } | Error::MaxSize { .. }) if batch.len() > 1 => most = batch.len() as u64 / 2,
                 Err(Error::Full { .. } | Error::MaxSize { .. }) => break,
                 Err(e) => return Err(e),
             }

@@ -10,10 +10,11 @@ use crate::space::{Claim, Extent};
 
 /// A segment is so long that records like its first one leave at most this share of it over, ...
 const LEFT_OVER: u64 = 16;
-/// ... but no longer than a block, or this share of the file.
-const SHARE: u64 = 16;
-/// A log of so many blocks goes on in whole ones: a store to a huge page makes all of it dirty, so what is written
-/// together should lie in it.
+/// ... but no longer than a block, or this share of the file: where that cannot grow, all that lives in a segment has
+/// to find room in the cleaning reserve before its space comes back.
+const SHARE: u64 = 32;
+/// A log of so many blocks goes on in whole ones, where segments may be so long: a store to a huge page makes all of it
+/// dirty, so what is written together should lie in it.
 const MANY_BLOCKS: u64 = 8;
 
 impl Core {
@@ -26,8 +27,7 @@ impl Core {
             let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
             room % len <= room / LEFT_OVER
         };
-        let most = self.geometry.block().min(self.extents() / SHARE);
-        let run = (least..=most).find(leaves_little).unwrap_or(least).max(self.usual_run());
+        let run = (least..=self.longest_run()).find(leaves_little).unwrap_or(least).max(self.usual_run());
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
                 Ok((self.take_run(Kind::Log, least, claim)?, least))
@@ -39,7 +39,12 @@ impl Core {
     /// Extents of a segment of short records.
     pub fn usual_run(&self) -> u64 {
         let block = self.geometry.block();
-        if self.get(Word::LogExtents) >= MANY_BLOCKS * block { block } else { 1 }
+        if self.longest_run() == block && self.get(Word::LogExtents) >= MANY_BLOCKS * block { block } else { 1 }
+    }
+
+    /// Extents of a segment at most, but of those that begin with a longer record.
+    pub fn longest_run(&self) -> u64 {
+        (self.extents() / SHARE).clamp(1, self.geometry.block())
     }
 
     /// A segment's first bytes.

@@ -33,7 +33,7 @@ fn log_bytes(ledger: &Ledger) -> u64 {
 #[test]
 fn log_shares_no_huge_page_with_other_uses() {
     let mut ledger = usual();
-    (0..120_000).for_each(|n| ledger.put(n, 100));
+    (0..250_000).for_each(|n| ledger.put(n, 200));
     (0..60_000).for_each(|n| ledger.put(2 * n, 90));
     let (extent, runs) = runs(&ledger);
     let sorts = |block: u64| {
@@ -47,7 +47,7 @@ fn log_shares_no_huge_page_with_other_uses() {
         let (log, others) = sorts(n);
         assert!(log == 0 || others == 0, "block {n}: {log} segments and {others} other runs");
     }
-    // A long log goes on in whole blocks.
+    // A long log goes on in whole blocks, in a file of 32 of them and more.
     let longest = runs.iter().filter(|run| run.kind == LOG).max_by_key(|run| run.run).unwrap();
     assert!(u64::from(longest.run) * extent == BLOCK && (longest.first * extent).is_multiple_of(BLOCK), "{longest:?}");
     ledger.is_sound();

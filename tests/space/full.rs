@@ -102,6 +102,26 @@ fn at_its_greatest_size_a_store_is_overwritten_for_ever() {
     }
 }
 
+/// The same of stores that were full of what lives before some of it was deleted, with segments of one extent and of
+/// many: a long one gives nothing back before all that lives in it has moved.
+#[test]
+fn a_store_that_was_full_makes_room_from_long_segments_too() {
+    for (max, len) in [(18 << 20, 1_000), (32 << 20, 100), (48 << 20, 1_000), (72 << 20, 1_000)] {
+        let mut ledger = Ledger::new(options().extent_size(128 << 10).max_size(max), seed());
+        let keys = fill(&mut ledger, 0, len);
+        let mut order: Vec<u64> = (0..keys).collect();
+        order.sort_by_cached_key(|_| ledger.rng.next());
+        let surplus = (ledger.live() - max / 4 * 3).div_ceil(ledger.live() / keys) as usize;
+        let kept = order.split_off(surplus);
+        order.into_iter().for_each(|n| ledger.delete(n));
+        for i in 0..kept.len().min(15_000) {
+            let n = *ledger.rng.pick(&kept);
+            assert!(put(&mut ledger, n, len), "overwrite {i} of {} keys at {max}", kept.len());
+        }
+        ledger.is_sound();
+    }
+}
+
 /// In whatever state a full store is, each delete is possible, in any order; and afterwards there is room again.
 #[test]
 fn in_a_full_store_deletes_always_work() {
