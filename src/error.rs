@@ -1,8 +1,8 @@
 //! The one error type: each variant is something a caller can act on.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::format::header::VERSION;
@@ -91,7 +91,8 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// The disk is full. Reading, deleting and checkpointing still work.
+    /// The disk, the user's quota or the limit of file sizes is used up. Reading, deleting, checkpointing and compacting
+    /// still work, and once there is space again, writing: no handle has to be opened anew.
     #[error("{}: no space for {needed} more bytes: {source}", path.display())]
     Full {
         /// The store.
@@ -199,6 +200,19 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The error of a refused request for space: `Full` only if the disk, a quota or a limit of file sizes refused it.
+    pub(crate) fn no_space(path: &Path, offset: u64, needed: u64, source: io::Error) -> Error {
+        let path = path.to_path_buf();
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Error::Full { path, needed, source }
+            }
+            _ => Error::Io { path, op: "allocate", offset: Some(offset), source },
+        }
+    }
+}
+
 /// Who holds a lock.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -236,6 +250,23 @@ impl fmt::Display for At {
         match self.0 {
             Some(offset) => write!(f, " at offset {offset}"),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn only_want_of_space_is_full() {
+        let of = |errno: Errno| Error::no_space(Path::new("store"), 4096, 8, errno.into());
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            assert!(matches!(of(errno), Error::Full { needed: 8, .. }), "{errno}");
+        }
+        for errno in [Errno::IO, Errno::PERM, Errno::ROFS] {
+            assert!(matches!(of(errno), Error::Io { op: "allocate", offset: Some(4096), .. }), "{errno}");
         }
     }
 }

@@ -57,11 +57,8 @@ impl Core {
             return Err(Error::MaxSize { path: self.path.clone(), needed: end - position, max });
         }
         crate::fault::point();
-        self.disk.allocate(position, end - position).map_err(|source| Error::Full {
-            path: self.path.clone(),
-            needed: end - position,
-            source,
-        })?;
+        let refused = |source| Error::no_space(&self.path, position, end - position, source);
+        self.disk.allocate(position, end - position).map_err(refused)?;
         self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
         self.check_end(count)?;
         let mut first = count;

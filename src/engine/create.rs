@@ -124,11 +124,7 @@ fn write_new(file: &File, path: &Path, options: &Options) -> Result<()> {
 /// Reserves what the store is going to write; the rest of extent 0 and of the volatile extents stays a hole.
 fn allocate(file: &File, path: &Path, geometry: &Geometry, parts: &Parts) -> Result<()> {
     for (position, len) in geometry.fixed_ranges().into_iter().chain([(parts.log, parts.end - parts.log)]) {
-        file::allocate(file, position, len).map_err(|source| Error::Full {
-            path: path.to_path_buf(),
-            needed: len,
-            source,
-        })?;
+        file::allocate(file, position, len).map_err(|source| Error::no_space(path, position, len, source))?;
     }
     Ok(())
 }

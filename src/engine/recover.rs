@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::control::{Core, EXTENT_WORDS, Ends, LAYOUT, Word, store};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::blob::{BLOB_BLOB, BLOB_INDEX, BLOB_LOG, Blob};
 use crate::format::extent::{ExtentState, Kind, PageState};
@@ -249,8 +249,8 @@ impl Core {
     }
 
     fn hold(&self, position: u64, needed: u64) -> Result<()> {
-        let full = |source| crate::Error::Full { path: self.path.clone(), needed, source };
-        self.disk.allocate(position, needed).map_err(full)
+        let refused = |source| Error::no_space(&self.path, position, needed, source);
+        self.disk.allocate(position, needed).map_err(refused)
     }
 
     /// Finds room for the extent table, growing the file if need be, and writes it.
