@@ -91,8 +91,8 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// The disk, the user's quota or the limit of file sizes is used up. Reading, deleting, checkpointing and compacting
-    /// still work, and once there is space again, writing: no handle has to be opened anew.
+    /// The disk, the user's quota or the limit of file sizes is used up. Reading, deleting, checkpointing and
+    /// compacting still work, and once there is space again, writing: no handle has to be opened anew.
     #[error("{}: no space for {needed} more bytes: {source}", path.display())]
     Full {
         /// The store.
