@@ -209,7 +209,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/txn/write.rs",
         before: "        if wrote && opened {",
         after: "        if wrote && opened && seq == 0 {",
-        test: "SLOTDB_SEED=1 --test space in_a_full_store",
+        test: "SLOTDB_SEED=1 SLOTDB_ROUNDS=6 --test space in_a_full_store",
         why: "deletes use the reserves up",
     },
     Mutation {
