@@ -8,7 +8,7 @@ use crate::format::extent::Kind;
 use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
 use crate::space::{Claim, Extent};
 
-/// A segment is so long that records like its first one leave at most this share of it over, ...
+/// A segment is so long that records like its first one leave this share of it over, or as little as may be, ...
 const LEFT_OVER: u64 = 16;
 /// ... but no longer than a block, or this share of the file: where that cannot grow, all that lives in a segment has
 /// to find room in the cleaning reserve before its space comes back.
@@ -23,11 +23,15 @@ impl Core {
     pub fn take_segment(&self, len: u64, claim: Claim) -> Result<(u64, u64)> {
         let extent = self.geometry.extent;
         let least = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(extent);
-        let leaves_little = |&run: &u64| {
+        // In 65,536ths of the segment.
+        let left_over = |&run: &u64| {
             let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
-            room % len <= room / LEFT_OVER
+            (room % len) * (1 << 16) / room
         };
-        let run = (least..=self.longest_run()).find(leaves_little).unwrap_or(least).max(self.usual_run());
+        let runs = least..=self.longest_run();
+        let run =
+            runs.clone().find(|run| left_over(run) <= (1 << 16) / LEFT_OVER).or_else(|| runs.min_by_key(left_over));
+        let run = run.unwrap_or(least).max(self.usual_run());
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
                 Ok((self.take_run(Kind::Log, least, claim)?, least))
