@@ -1,8 +1,8 @@
 //! What a store takes on the disk while it is used: file size over time, throughput, bytes written.
 //!
 //! `cargo bench --bench space -- [WORKLOAD...] [--n KEYS]`: five workloads by default, their charts go to
-//! `docs/space-*.svg`; and `delete-most`, `delete-most-beside`, `pinned`. 1,000,000 keys; `SLOTDB_DIR` says where,
-//! `SLOTDB_EXTENT` how many bytes an extent has.
+//! `docs/space-*.svg`; and `delete-most`, alone or `-beside` others or `-busy` ones, and `pinned`. 1,000,000 keys;
+//! `SLOTDB_DIR` says where, `SLOTDB_EXTENT` how many bytes an extent has.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -15,6 +15,7 @@ use std::time::Instant;
 use slotdb::{Db, Durability, Options};
 
 use common::{KEY, Rng, VALUE, Zipf, key};
+use scenes::Beside;
 
 /// Bytes that this process has had written to disks, as the kernel accounts them: others on the same disk do not count.
 fn bytes_written() -> u64 {
@@ -245,8 +246,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for name in &asked {
         match name.as_str() {
-            "delete-most" => scenes::delete_most(n, &dir, false),
-            "delete-most-beside" => scenes::delete_most(n, &dir, true),
+            "delete-most" => scenes::delete_most(n, &dir, Beside::Nobody),
+            "delete-most-beside" => scenes::delete_most(n, &dir, Beside::Writer),
+            "delete-most-busy" => scenes::delete_most(n, &dir, Beside::BusyWriter),
             "pinned" => scenes::pinned(n, &dir),
             _ => chart(name, &measure(name, n, &dir))?,
         }

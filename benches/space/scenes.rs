@@ -5,7 +5,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slotdb::{Db, ReadTxn};
 
@@ -36,8 +36,18 @@ fn report(what: &str, db: &Db, path: &Path) {
     );
 }
 
+/// Who else uses a store during a compaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    Nobody,
+    /// Two readers, and a writer with a break of 100 us after each of its puts.
+    Writer,
+    /// Two readers, and a writer that never stops.
+    BusyWriter,
+}
+
 /// 99 of 100 keys go, then a compaction, alone or beside two readers and a writer.
-pub fn delete_most(n: u64, dir: &Path, beside: bool) {
+pub fn delete_most(n: u64, dir: &Path, beside: Beside) {
     let path = place(dir, "delete-most");
     let db = filled(&path, n);
     report("full", &db, &path);
@@ -57,7 +67,7 @@ pub fn delete_most(n: u64, dir: &Path, beside: bool) {
     let kept = |rng: &mut Rng| key(rng.below(n / 100) * 100 + 7);
     std::thread::scope(|scope| {
         let (db, stop, gets, puts, worst, kept) = (&db, &stop, &gets, &puts, &worst, &kept);
-        for seed in 0..if beside { 3 } else { 0 } {
+        for seed in 0..if beside == Beside::Nobody { 0 } else { 3 } {
             scope.spawn(move || {
                 let mut rng = Rng(seed);
                 while !stop.load(Ordering::Relaxed) {
@@ -67,6 +77,9 @@ pub fn delete_most(n: u64, dir: &Path, beside: bool) {
                         db.put(&key, &[1; VALUE]).expect("a put");
                         worst.fetch_max(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
                         puts.fetch_add(1, Ordering::Relaxed);
+                        if beside == Beside::Writer {
+                            std::thread::sleep(Duration::from_micros(100));
+                        }
                     } else {
                         assert_eq!(db.get_with(&key, <[u8]>::len).expect("a get"), Some(VALUE), "a key is gone");
                         gets.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +92,7 @@ pub fn delete_most(n: u64, dir: &Path, beside: bool) {
         stop.store(true, Ordering::Relaxed);
         println!("{:26} {:.1} s", "compacting", start.elapsed().as_secs_f64());
     });
-    if beside {
+    if beside != Beside::Nobody {
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
         println!("{:26} {} gets, {} puts, slowest {} us", "meanwhile", count(&gets), count(&puts), count(&worst));
     }
