@@ -97,13 +97,41 @@ impl Core {
         Err(self.cause(self.corrupt(position, "the end of the file was lost while it grew")))
     }
 
-    /// Forgets chunks of a growth whose writer died before it was published: their extents are not in the file yet.
+    /// Forgets chunks of a growth whose writer died before it was published, so their extents are not in the file yet;
+    /// and those of extents that the file was made to do without.
     fn forget_lost_chunks(&self, count: u64) {
         for chunk in 1..CHUNKS {
             if load(self.chunk(chunk)) >= self.position_of(count) {
                 store(self.chunk(chunk), 0);
             }
         }
+    }
+
+    /// The end of the chunks that the table needs for so many extents, or that number if it lies behind them.
+    pub fn end_of_table(&self, count: u64) -> u64 {
+        let (mut end, mut chunk) = (count, 1);
+        while chunk <= self.chunks_for(end) {
+            end = end.max(self.extent_of(load(self.chunk(chunk))) + self.chunk_extents(chunk));
+            chunk += 1;
+        }
+        end
+    }
+
+    /// From now on the file has these extents and no more. What lies behind them, which nobody uses but the table for
+    /// it, goes back to the file system; the next growth forgets such parts of the table.
+    pub fn leave_extents(&self, count: u64) -> Result<()> {
+        let before = self.extents();
+        if count >= before {
+            return Ok(());
+        }
+        // What lies in a lost page of the table looks free.
+        self.check_map()?;
+        crate::fault::point();
+        self.set(Word::Extents, count);
+        self.set(Word::FreeHint, FRONT);
+        self.recount();
+        self.punch_range(self.position_of(count), self.position_of(before - count));
+        Ok(())
     }
 
     /// Chunks that the table still needs for `count` extents and for the chunks themselves, with their extents.
@@ -211,11 +239,15 @@ impl Core {
     pub fn punch(&self, aside: &[u64]) {
         for run in aside.chunk_by(|&a, &b| a + 1 == b) {
             let (position, len) = (self.position_of(run[0]), self.position_of(run.len() as u64));
-            crate::fault::point();
-            if let Err(e) = self.disk.punch(position, len) {
-                log::warn!("{}: space at {position} could not be given back: {e}", self.path.display());
-            }
+            self.punch_range(position, len);
             run.iter().for_each(|&n| self.extent(n).set_state(ExtentState::new(Kind::Hole)));
+        }
+    }
+
+    fn punch_range(&self, position: u64, len: u64) {
+        crate::fault::point();
+        if let Err(e) = self.disk.punch(position, len) {
+            log::warn!("{}: space at {position} could not be given back: {e}", self.path.display());
         }
     }
 }

@@ -15,6 +15,11 @@ use crate::error::{Error, Result};
 /// Stands for table entries that were lost with their table.
 static NOWHERE: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
+/// An entry of a table beyond the end of the file.
+pub fn no_entry<const N: usize>() -> &'static [AtomicU64; N] {
+    NOWHERE.first_chunk().expect("no entry has more words")
+}
+
 impl Core {
     /// An error once a page of the map was lost. Cost: two loads with the guard, none without.
     #[inline]
@@ -68,6 +73,6 @@ impl Core {
     pub fn nowhere<const N: usize>(&self) -> &[AtomicU64; N] {
         self.map.give_up();
         assert!(self.check_map().is_err(), "the tables are as long as the file");
-        NOWHERE.first_chunk().expect("no entry has more words")
+        no_entry()
     }
 }

@@ -15,6 +15,7 @@ use crate::format::blob::{BlobExtent, BlobPage};
 use crate::format::extent::{ExtentState, Kind};
 use crate::format::round_up;
 use crate::growth::chunk_of;
+use crate::guard::no_entry;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::map::HUGE_FROM;
 
@@ -140,6 +141,16 @@ impl Core {
     /// An entry of the extent table, for an extent of the file.
     #[inline]
     pub fn extent(&self, number: u64) -> Extent<'_> {
+        self.try_extent(number).unwrap_or_else(|| self.missing_extent(number))
+    }
+
+    /// As `extent`, without its part of the table: the file may have been made to do without, and grown again.
+    #[cold]
+    #[inline(never)]
+    fn missing_extent(&self, number: u64) -> Extent<'_> {
+        if number >= self.extents() {
+            return Extent(no_entry());
+        }
         self.try_extent(number).unwrap_or_else(|| Extent(self.nowhere()))
     }
 

@@ -183,6 +183,14 @@ fn held_by(seq: u64, retired: &[Retired]) -> u64 {
     retired.iter().filter(|each| each.seq > seq).map(|each| each.bytes).sum()
 }
 
+impl Core {
+    /// Bytes of the file. Its end may be what a compaction does without, until the last process closes it.
+    pub fn file_len(&self) -> Result<u64> {
+        let found = self.map.file_len().map_err(|e| self.io("stat", None, e))?;
+        Ok(found.unwrap_or(0).max(self.position_of(self.extents())))
+    }
+}
+
 impl Engine {
     /// Numbers about the store. Cost: a walk over the extent table.
     pub fn stats(&self) -> Result<Stats> {
@@ -197,7 +205,7 @@ impl Engine {
         // In private memory the store itself has no bound.
         let max = core.get(if core.shared { Word::MaxSize } else { Word::MaxSizeStored });
         Ok(Stats {
-            file_bytes: core.position_of(core.extents()),
+            file_bytes: core.file_len()?,
             live_keys: ends.live_keys,
             live_bytes: ends.live_bytes,
             dead_bytes: space.log.saturating_sub(space.live),

@@ -99,7 +99,8 @@ impl Core {
         let blob = match self.bytes(position, header.blob_len.get()) {
             None => Err("the checkpoint blob lies beyond the end of the file"),
             Some(bytes) if crc32fast::hash(bytes) != header.blob_crc.get() => Err("checksum of the checkpoint blob"),
-            Some(bytes) => Blob::decode(bytes, self.extents()),
+            // Since then the file may have been made to do without its end, where index extents without pages lay.
+            Some(bytes) => Blob::decode(bytes, self.extent_of(header.file_len.get())),
         };
         match blob {
             Ok(blob) => self.check_frozen_pages(&blob, &still, report),

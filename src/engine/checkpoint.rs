@@ -65,7 +65,7 @@ impl Engine {
     }
 
     /// Runs what only one at a time may do, in all processes.
-    fn as_checkpointer<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    pub fn as_checkpointer<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
         let core = &self.core;
         if !core.writable {
             return Err(crate::Error::ReadOnly { path: core.path.clone() });

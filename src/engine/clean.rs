@@ -19,7 +19,7 @@ const PACE: u64 = 8;
 /// Once begun, cleaning goes on until a checkpoint, or until the dead share is so much of the limit.
 const UNTIL: f64 = 0.6;
 /// Most bytes of a victim that one commit walks.
-const MOST: u64 = 1 << 20;
+pub const MOST: u64 = 1 << 20;
 /// A store's dead bytes are not worth a cleaner up to this share of its slack.
 const DEAD_SHARE: u64 = 8;
 
@@ -30,6 +30,8 @@ pub struct Cleaning {
     segment: u64,
     /// How far the walk came.
     walked: Walked,
+    /// Bytes of this walk.
+    pub bytes: u64,
 }
 
 /// How far a walk through a victim came.
@@ -85,7 +87,11 @@ impl Engine {
             0 => Walked::ToTheEnd,
             _ => core.walk(batch, at, end, pace)?,
         };
-        Ok(Some(Cleaning { segment, walked }))
+        let to = match walked {
+            Walked::To(at) | Walked::ToDamage(at) => at,
+            Walked::ToTheEnd => end,
+        };
+        Ok(Some(Cleaning { segment, walked, bytes: to - at }))
     }
 
     /// The batch is applied: notes how far the walk came, and retires a victim without live records.

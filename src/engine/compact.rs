@@ -6,7 +6,7 @@
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
-use crate::engine::clean::{Pace, Worth};
+use crate::engine::clean::{MOST, Pace, Worth};
 use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::extent::Kind;
@@ -16,12 +16,13 @@ use crate::index::shrink::{STEP, Thrift};
 use crate::readers::bytes;
 use crate::space::{Claim, FRONT};
 
-/// Passes over the store, at most. The second one moves into what the first one has freed.
-const PASSES: usize = 5;
+/// Passes over the store, at most. Each moves into what the one before has freed, and the last one finds nothing to do.
+const PASSES: usize = 8;
 /// Segments that are less dead than this stay as they are.
 const WORTH: u64 = (1 << 16) * 31 / 32;
-/// Bytes of a victim that one step walks.
-const BUDGET: u64 = 256 << 10;
+/// A step walks what a commit does at most, where little of it lives, so that its own record is a small part of what it
+/// writes; and moves so many records.
+const PACE: Pace = Pace { bytes: MOST, records: 2048 };
 /// Checkpoints make pages that are half as full as one that splits.
 const PACED: usize = 50;
 /// Compaction fills them so far.
@@ -72,6 +73,7 @@ impl Engine {
             before = now;
         }
         self.give_back_all()?;
+        self.leave_end()?;
         match full {
             Some(full) if self.is_more_to_gain()? => Err(full),
             _ => Ok(true),
@@ -112,19 +114,50 @@ impl Engine {
         if passed.is_err() {
             self.checkpoint()?;
         }
-        // What was retired is past for whoever begins to read after this.
+        self.settle(goal)?;
+        match passed {
+            Ok(true) => Ok(self.bring_index(goal).map(|()| true)),
+            _ => Ok(passed),
+        }
+    }
+
+    /// Moves what of the index lies behind the goal to the front. The commits before copied pages to where there was
+    /// room; what they replaced in front is free now.
+    fn bring_index(&self, goal: u64) -> Result<()> {
+        let core = &self.core;
+        let behind = core.index_extents_behind(goal);
+        let is_directory_behind = core.extent_of(core.root().position()) >= goal && core.has_room_before(goal);
+        if behind.is_empty() && !is_directory_behind {
+            return Ok(());
+        }
+        self.shrink_index(MOVE, &behind)?;
+        if is_directory_behind {
+            let _writer = self.lock_writer()?;
+            core.prefer_front(goal);
+            core.move_directory(core.root().depth() + 1, Claim::Put)?;
+        }
+        self.settle(goal)
+    }
+
+    /// What was retired is past for whoever begins to read after this, and no checkpoint names it any more. The new
+    /// one's blob lies in front, where there is room.
+    fn settle(&self, goal: u64) -> Result<()> {
         self.commit_nothing(None)?;
-        self.checkpoint()?;
-        Ok(passed)
+        {
+            let _writer = self.lock_writer()?;
+            self.core.prefer_front(goal);
+        }
+        self.checkpoint()
     }
 
     /// Copies the live records out of all segments that are worth it.
     fn clean_all(&self, goal: u64, live: u64, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
         let core = &self.core;
-        // A segment takes a step at least.
-        let most = core.get(Word::LogExtents) * core.geometry.extent.div_ceil(BUDGET) * 2;
-        for step in 0..most {
-            if !go_on(core.compaction(step * BUDGET)) {
+        // Others may leave more behind than is gained.
+        let most = 2 * core.position_of(core.get(Word::LogExtents));
+        let mut walked = 0;
+        while walked < most {
+            if !go_on(core.compaction(walked)) {
                 return Ok(false);
             }
             {
@@ -135,8 +168,8 @@ impl Engine {
                 // Moving to the front needs room there.
                 let cutoff = if core.has_room_before(goal) { goal } else { u64::MAX };
                 let worth = Worth { live, cutoff };
-                let pace = Pace { bytes: BUDGET, records: u64::MAX };
-                let Some(cleaning) = self.clean_step(batch, ends, worth, pace)? else { return Ok(true) };
+                let Some(cleaning) = self.clean_step(batch, ends, worth, PACE)? else { return Ok(true) };
+                walked += cleaning.bytes;
                 if batch.is_empty() {
                     batch.push_nothing();
                 }
@@ -156,6 +189,17 @@ impl Engine {
             self.commit_nothing(Some(goal))?;
         }
         Ok(())
+    }
+
+    /// Does without the extents behind the last one in use, whose table takes space as long as they are counted. The
+    /// file keeps its length until the last process closes it: others have it mapped.
+    fn leave_end(&self) -> Result<()> {
+        let core = &self.core;
+        self.wait_durable(core.ends().0)?;
+        self.as_checkpointer(|| {
+            let _writer = self.lock_writer()?;
+            core.leave_extents(core.end_of_use())
+        })
     }
 
     /// A commit of nothing, so that there is a seq after all that was retired; in a new segment that lies before that
@@ -296,7 +340,7 @@ impl Engine {
             log::warn!("{}: the file stays as large as it is: {e}", core.path.display());
         }
         let (before, end) = (core.extents(), core.end_in_use());
-        if before - end < 2 * worth {
+        if core.extent_of(core.file_len()?) - end < 2 * worth {
             return Ok(None);
         }
         // The log that a flush still goes through may lie behind the end, retired.
@@ -361,11 +405,12 @@ impl Core {
         self.index_extents().into_iter().filter(|&(n, _)| n >= goal).collect()
     }
 
-    /// Extents of a file that is as short as it can be.
+    /// Extents of a file that is as short as it can be: of the log and the index the last one may be nearly empty, of
+    /// blobs there are two for a moment.
     fn goal(&self) -> u64 {
-        let (log, pages) = (self.live_log(), self.pages_in_use());
-        let log = log / self.geometry.extent + 2;
-        self.geometry.fixed_extents() + log + log / 32 + pages / self.geometry.slot_pages() + 1 + 2 * self.next_blob()
+        let log = self.live_log() / self.geometry.extent + 2;
+        let index = self.index_extents_for(self.pages_in_use() + 1) + self.directory_run(self.root().depth() + 1);
+        self.geometry.fixed_extents() + log + log / 64 + index + 2 * self.next_blob()
     }
 
     /// The first extent behind those that a closed store needs, and room for the standing reserve.
@@ -385,6 +430,24 @@ impl Core {
             n += run;
         }
         (end + self.standing_reserve().saturating_sub(free_below)).min(self.extents())
+    }
+
+    /// The first extent behind those that are in use, those that a reader or a checkpoint keeps, the parts of the table
+    /// for all these, and the standing reserve.
+    fn end_of_use(&self) -> u64 {
+        let (reserve, mut end, mut free, mut n) = (self.standing_reserve(), 0, 0, 0);
+        while n < self.extents() {
+            let extent = self.extent(n);
+            let run = extent.run();
+            match extent.state().kind() {
+                Kind::Hole | Kind::Table => {}
+                Kind::Free if free >= reserve => {}
+                Kind::Free => (end, free) = (n + 1, free + 1),
+                _ => end = n + run,
+            }
+            n += run;
+        }
+        self.end_of_table(end)
     }
 
     fn compaction(&self, walked_bytes: u64) -> Compaction {

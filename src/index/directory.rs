@@ -153,7 +153,7 @@ impl Core {
     }
 
     /// Moves the directory to a run with room for one of that depth.
-    fn move_directory(&self, depth: u32, claim: Claim) -> Result<()> {
+    pub fn move_directory(&self, depth: u32, claim: Claim) -> Result<()> {
         let old = self.root();
         let (first, room) = self.take_directory(depth, claim)?;
         let new = Root::new(self.position_of(first), old.depth());
@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// Extents of a directory of that depth.
-    fn directory_run(&self, depth: u32) -> u64 {
+    pub fn directory_run(&self, depth: u32) -> u64 {
         (8u64 << depth).div_ceil(self.geometry.extent)
     }
 }

@@ -130,9 +130,7 @@ impl Map {
             self.watch(len);
             return Ok(());
         }
-        if let Some(file) = &self.file
-            && file.metadata()?.len() < len
-        {
+        if self.file_len()?.is_some_and(|found| found < len) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
         }
         #[cfg(feature = "faults")]
@@ -145,6 +143,11 @@ impl Map {
         self.len.fetch_max(len, Ordering::Release);
         self.watch(len);
         Ok(())
+    }
+
+    /// Bytes that the file has, those included that nobody uses; none if private.
+    pub fn file_len(&self) -> io::Result<Option<u64>> {
+        self.file.as_ref().map(|file| Ok(file.metadata()?.len())).transpose()
     }
 
     fn watch(&self, len: u64) {

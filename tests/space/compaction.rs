@@ -60,6 +60,65 @@ fn what_is_at_the_rear_moves_to_the_front() {
     assert!(len <= most, "a file of {len} bytes, at most {most}");
 }
 
+/// Extents that the first part of the extent table has room for, and some more.
+const MANY: usize = 4200;
+
+/// The extents behind the last one in use are not counted any more, whoever else has the store open; and the file grows
+/// over them again.
+#[test]
+fn a_compaction_leaves_the_end_of_the_file() {
+    let mut ledger = Ledger::new(&options(), seed());
+    (0..KEYS).for_each(|n| ledger.put(n, 100));
+    let mut other = Agent::open("other", &ledger.path(), "eventual");
+    let (db, stop) = (ledger.db(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert!(db.stats().unwrap().live_keys >= KEYS, "whoever looks at the table meanwhile");
+            }
+        });
+        for _ in 0..3 {
+            other.ok(&format!("put long ^{}", MANY * EXTENT as usize));
+            other.says("delete long", "true");
+            assert!(db.compact(|_| true).unwrap());
+            let (len, _) = ledger.sizes();
+            let stats = db.stats().unwrap();
+            assert_eq!(stats.file_bytes, len, "it is as long as it was");
+            assert!(stats.hole_bytes < len / 8, "{stats:?} of {len}");
+            other.is_clean();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(db);
+    ledger.is_sound();
+    other.ok("close");
+    ledger.close();
+    let (len, _) = ledger.sizes();
+    assert!(len <= ledger.live() + KEPT * EXTENT, "{len} bytes");
+    ledger.open(&options());
+    ledger.is_sound();
+}
+
+/// A store so long that it needs more of the extent table, which lies behind all else after an opening.
+#[test]
+fn a_compaction_leaves_the_table_of_what_is_in_use() {
+    let mut ledger = Ledger::new(&options(), seed());
+    (0..KEYS).for_each(|n| ledger.put(n, 100));
+    ledger.db().put(b"long", &vec![7; MANY * EXTENT as usize]).unwrap();
+    ledger.model.insert(b"long".to_vec(), vec![7; MANY * EXTENT as usize]);
+    ledger.close();
+    ledger.open(&options());
+    ledger.db().put(b"rear", &vec![8; 64 * EXTENT as usize]).unwrap();
+    assert!(ledger.db().delete(b"rear").unwrap());
+    assert!(ledger.db().compact(|_| true).unwrap());
+    ledger.is_sound();
+    (0..KEYS).for_each(|n| ledger.put(n, 110));
+    ledger.is_sound();
+    ledger.close();
+    ledger.open(&options());
+    ledger.is_sound();
+}
+
 /// One who only reads has the file as it was: it is not cut under it, and nothing that it reads goes back.
 #[test]
 fn a_file_that_a_lone_reader_has_is_not_cut() {

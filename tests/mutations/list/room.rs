@@ -30,8 +30,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "length_not_asked",
         file: "src/sys/map.rs",
-        before: "&& file.metadata()?.len() < len",
-        after: "&& file.metadata()?.len() < len.min(1)",
+        before: "is_some_and(|found| found < len)",
+        after: "is_some_and(|found| found < len.min(1))",
         test: "--lib refuses_a_length",
         why: "the map reaches beyond the file",
     },
