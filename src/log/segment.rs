@@ -13,8 +13,8 @@ const LEFT_OVER: u64 = 16;
 /// ... but no longer than a block, or this share of the file: where that cannot grow, all that lives in a segment has
 /// to find room in the cleaning reserve before its space comes back.
 const SHARE: u64 = 32;
-/// A log of so many blocks goes on in whole ones, where segments may be so long: a store to a huge page makes all of it
-/// dirty, so what is written together should lie in it.
+/// A log of so many blocks goes on in whole ones, unless the file is bound to stay short: a store to a huge page makes
+/// all of it dirty, so what is written together should lie in it.
 const MANY_BLOCKS: u64 = 8;
 
 impl Core {
@@ -40,15 +40,20 @@ impl Core {
         }
     }
 
-    /// Extents of a segment of short records.
+    /// Extents of a segment of short records: a block, in a long log that may become so long that a block is a small
+    /// part of it.
     pub fn usual_run(&self) -> u64 {
         let block = self.geometry.block();
-        if self.longest_run() == block && self.get(Word::LogExtents) >= MANY_BLOCKS * block { block } else { 1 }
+        let bound = match self.get(Word::MaxSize) {
+            0 => u64::MAX,
+            max => self.extent_of(max),
+        };
+        if bound / SHARE >= block && self.get(Word::LogExtents) >= MANY_BLOCKS * block { block } else { 1 }
     }
 
     /// Extents of a segment at most, but of those that begin with a longer record.
     pub fn longest_run(&self) -> u64 {
-        (self.extents() / SHARE).clamp(1, self.geometry.block())
+        (self.extents() / SHARE).clamp(1, self.geometry.block()).max(self.usual_run())
     }
 
     /// A segment's first bytes.

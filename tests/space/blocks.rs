@@ -47,7 +47,7 @@ fn log_shares_no_huge_page_with_other_uses() {
         let (log, others) = sorts(n);
         assert!(log == 0 || others == 0, "block {n}: {log} segments and {others} other runs");
     }
-    // A long log goes on in whole blocks, in a file of 32 of them and more.
+    // A long log goes on in whole blocks.
     let longest = runs.iter().filter(|run| run.kind == LOG).max_by_key(|run| run.run).unwrap();
     assert!(u64::from(longest.run) * extent == BLOCK && (longest.first * extent).is_multiple_of(BLOCK), "{longest:?}");
     ledger.is_sound();
