@@ -109,14 +109,6 @@ pub const ALL: &[Mutation] = &[
         why: "values of half an extent and more take twice their size",
     },
     Mutation {
-        name: "table_left_with_the_end",
-        file: "src/engine/compact.rs",
-        before: "self.end_of_table(end)",
-        after: "end",
-        test: "--test space a_compaction_leaves_the_table",
-        why: "the table of extents in use goes back to the file system",
-    },
-    Mutation {
         name: "left_end_never_cut",
         file: "src/engine/compact.rs",
         before: "core.extent_of(core.file_len()?) - end < 2 * worth",
