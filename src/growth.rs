@@ -134,6 +134,12 @@ impl Core {
         Ok(())
     }
 
+    /// Bytes of the file. Its end may be what a compaction does without, until the last process closes it.
+    pub fn file_len(&self) -> Result<u64> {
+        let found = self.map.file_len().map_err(|e| self.io("stat", None, e))?;
+        Ok(found.unwrap_or(0).max(self.position_of(self.extents())))
+    }
+
     /// Chunks that the table still needs for `count` extents and for the chunks themselves, with their extents.
     fn missing_chunks(&self, mut count: u64) -> Vec<(usize, u64)> {
         let mut missing = Vec::new();

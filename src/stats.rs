@@ -183,14 +183,6 @@ fn held_by(seq: u64, retired: &[Retired]) -> u64 {
     retired.iter().filter(|each| each.seq > seq).map(|each| each.bytes).sum()
 }
 
-impl Core {
-    /// Bytes of the file. Its end may be what a compaction does without, until the last process closes it.
-    pub fn file_len(&self) -> Result<u64> {
-        let found = self.map.file_len().map_err(|e| self.io("stat", None, e))?;
-        Ok(found.unwrap_or(0).max(self.position_of(self.extents())))
-    }
-}
-
 impl Engine {
     /// Numbers about the store. Cost: a walk over the extent table.
     pub fn stats(&self) -> Result<Stats> {

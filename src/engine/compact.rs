@@ -130,7 +130,9 @@ impl Engine {
         if behind.is_empty() && !is_directory_behind {
             return Ok(());
         }
-        self.shrink_index(MOVE, &behind)?;
+        if !behind.is_empty() {
+            self.shrink_index(MOVE, &behind)?;
+        }
         if is_directory_behind {
             let _writer = self.lock_writer()?;
             core.prefer_front(goal);

@@ -29,8 +29,7 @@ impl Core {
             (room % len) * (1 << 16) / room
         };
         let runs = least..=self.longest_run();
-        let run =
-            runs.clone().find(|run| left_over(run) <= (1 << 16) / LEFT_OVER).or_else(|| runs.min_by_key(left_over));
+        let run = runs.min_by_key(|run| left_over(run).max((1 << 16) / LEFT_OVER));
         let run = run.unwrap_or(least).max(self.usual_run());
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
