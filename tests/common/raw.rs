@@ -15,6 +15,8 @@ pub const SESSION: u8 = 4;
 pub const COMMIT: u8 = 5;
 pub const LAST: u8 = 1;
 pub const MOVED: u8 = 2;
+/// The kind of runs of extents that hold log.
+pub const LOG: u32 = 1;
 /// Bytes that are written together.
 const PIECE: usize = 4096;
 /// Bytes of control words and tables from extent 1 on.

@@ -9,12 +9,10 @@ use super::base::{Base, EXTENT, contents};
 use super::run::{Run, after, commit, options};
 use super::{Promise, State};
 use crate::common::Rng;
-use crate::common::raw::Image;
+use crate::common::raw::{Image, LOG};
 
 /// Up to so many outcomes of a moment are all tried.
 const ALL: u64 = 64;
-/// The kind of runs of extents that hold log (docs/FORMAT.md).
-const LOG: u32 = 1;
 /// Where the stamp of an index page is.
 const STAMP: Range<u64> = 28..32;
 

@@ -3,13 +3,12 @@
 use slotdb::{Durability, Options};
 
 use super::ledger::Ledger;
-use crate::support::common::raw::{Image, Run};
+use crate::support::common::raw::{Image, LOG, Run};
 use crate::support::seed;
 
 const BLOCK: u64 = 2 << 20;
 /// Below this, blocks are mixed.
 const MIXED: u64 = 8 << 20;
-const LOG: u32 = 1;
 
 /// A store with extents of the usual size.
 fn usual() -> Ledger {

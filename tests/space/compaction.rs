@@ -99,7 +99,7 @@ fn a_compaction_leaves_the_end_of_the_file() {
     ledger.is_sound();
 }
 
-/// A store so long that it needs more of the extent table, which lies behind all else after an opening.
+/// A store so long that it needs more than the first part of the extent table, which the opening has made anew.
 #[test]
 fn a_compaction_leaves_the_table_of_what_is_in_use() {
     let mut ledger = Ledger::new(&options(), seed());
