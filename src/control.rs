@@ -27,7 +27,7 @@ use crate::sys::map::Map;
 use crate::sys::pane::Pane;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
-pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol5");
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol6");
 
 /// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub enum Word {
     CheckpointLog = 44,
     /// Bytes of the blob of the last freeze, for the standing reserve.
     BlobLen = 45,
+    /// Extents that each of two runs for blobs has at least; 0: there are not two. Changed under the writer lock.
+    BlobRoom = 46,
     /// A batch is being written: process number + 1.
     WriterActive = 48,
     /// Who holds the writer lock: process number + 1.

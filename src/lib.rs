@@ -38,6 +38,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod blobs;
 mod control;
 mod db;
 mod engine;

@@ -11,9 +11,8 @@ use std::sync::atomic::Ordering;
 
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::Result;
-use crate::format::blob::{BlobExtent, BlobPage};
+use crate::format::blob::BlobPage;
 use crate::format::extent::{ExtentState, Kind};
-use crate::format::round_up;
 use crate::growth::chunk_of;
 use crate::guard::no_entry;
 use crate::sys::atomic::AtomicU64;
@@ -257,13 +256,16 @@ impl Core {
 
     /// Makes sure that `run` extents can be handed out, and that what the claim leaves to others is left after it.
     pub fn ensure_free(&self, kind: Kind, run: u64, claim: Claim) -> Result<()> {
+        if claim == Claim::Put {
+            self.ensure_blob_room(claim)?;
+        }
         let need = run
             + match claim {
                 Claim::Put => self.put_reserve(),
                 Claim::Move => self.standing_reserve(),
                 Claim::Delete if kind != Kind::Log => self.put_reserve(),
-                Claim::Delete => self.next_blob() + u64::from(self.copies() == 0),
-                Claim::LastDelete => self.next_blob(),
+                Claim::Delete => self.blob_reserve() + u64::from(self.copies() == 0),
+                Claim::LastDelete => self.blob_reserve(),
                 Claim::Reserve => 0,
             };
         if self.get(Word::Free) >= need {
@@ -276,18 +278,23 @@ impl Core {
         if free >= need { Ok(()) } else { self.grow(need - free) }
     }
 
-    /// Counts free, retired and log extents anew: writers may have died beside the counts.
+    /// Counts free, retired and log extents and the runs for blobs anew: writers may have died beside the counts.
     pub fn recount(&self) {
         let (mut free, mut retired, mut log) = (0, 0, 0);
+        // The two longest.
+        let mut blobs = [0, 0];
         for n in 0..self.extents() {
             let extent = self.extent(n);
             match extent.state().kind() {
                 Kind::Free => free += 1,
                 Kind::Retired => retired += extent.run(),
                 Kind::Log => log += extent.run(),
+                Kind::Blob if extent.run() > blobs[0] => blobs = [extent.run(), blobs[0]],
+                Kind::Blob => blobs[1] = blobs[1].max(extent.run()),
                 _ => {}
             }
         }
+        self.set(Word::BlobRoom, blobs[1]);
         self.set(Word::LogExtents, log);
         self.set(Word::Free, free);
         self.set(Word::Retired, retired);
@@ -330,24 +337,12 @@ impl Core {
     /// Extents kept for deletes, checkpoints and recovery: the next blob, log and page copies of deletes. The working
     /// directory and table that a recovery needs are in use already.
     pub fn standing_reserve(&self) -> u64 {
-        2 * self.delete_reserve() + self.next_blob()
+        2 * self.delete_reserve() + self.blob_reserve()
     }
 
     /// Extents for the log of deletes, and as many for their page copies: a 64th of the log, at most a block.
     fn delete_reserve(&self) -> u64 {
         (self.get(Word::LogExtents) / 64).clamp(1, self.geometry.block())
-    }
-
-    /// Extents of the next blob, at most.
-    pub fn next_blob(&self) -> u64 {
-        let blob = self.named_pages() + self.get(Word::LogExtents) * size_of::<BlobExtent>() as u64;
-        self.extent_of(round_up(blob + blob / 4, self.geometry.extent))
-    }
-
-    /// Bytes of a blob that name the index pages, at most.
-    fn named_pages(&self) -> u64 {
-        // A page has 126 keys and more when it splits.
-        self.get(Word::BlobLen).max(self.ends().1.live_keys / 8)
     }
 
     /// Turns retired extents into free ones where the rule of reuse allows it.

@@ -16,7 +16,6 @@ use crate::format::extent::{Kind, PageState};
 use crate::format::header::{HEADER_LEN, Header, MAGIC, VERSION};
 use crate::format::slot::DirEntry;
 use crate::readers::bytes;
-use crate::space::Claim;
 use crate::sys::lock::Mode;
 
 /// Least log since the last checkpoint that begins one.
@@ -97,8 +96,8 @@ impl Engine {
         match self.write_image(&mut image) {
             Ok(header) => core.proven(Ok(())).and_then(|()| core.write_headers(header))?,
             Err(e) => {
-                // No header names the blob, so its space is free again; failing that, the next checkpoint frees it.
-                if self.lock_writer().map(|_writer| core.free_run(image.first)).is_err() {
+                // No header names the blob, so its run is spare or free again; failing that, the next one is for it.
+                if self.lock_writer().and_then(|_writer| core.keep_blobs()).is_err() {
                     log::warn!("{}: the blob of a failed checkpoint stays until the next one", core.path.display());
                 }
                 return Err(e);
@@ -111,9 +110,12 @@ impl Engine {
         core.set(Word::MaxSizeStored, image.max_size);
         core.lift(Word::Checkpoint, image.blob.seq);
         log::debug!("{}: the checkpoint of seq {} stands", core.path.display(), image.blob.seq);
-        // The checkpoint stands; if the lock is not to be had, the next one frees the old blob.
-        if let Ok(_writer) = self.lock_writer() {
-            core.free_blobs(image.first);
+        // The checkpoint stands; if the lock is not to be had, the next one finds the old blob.
+        if let Ok(_writer) = self.lock_writer()
+            && core.keep_blobs().is_ok()
+            && !anyway
+        {
+            core.try_blob_room();
         }
         self.give_back(core.working_reserve(), core.spare_pages());
         Ok(true)
@@ -166,9 +168,9 @@ impl Engine {
         let mut extents = core.extents_in_use();
         let bytes = blob_len(pages.len() as u64, extents.len() as u64 + 1);
         let run = bytes.div_ceil(core.geometry.extent);
-        let first = core.take_run(Kind::Blob, run, Claim::Reserve)?;
+        let first = core.take_blob(run)?;
         core.set(Word::BlobLen, bytes);
-        let own = blob_extent(first, run, BLOB_BLOB, 0);
+        let own = blob_extent(first, core.extent(first).run(), BLOB_BLOB, 0);
         extents.insert(extents.partition_point(|e| e.first.get() < first), own);
         let epoch = core.get(Word::Epoch);
         core.set(Word::Epoch, epoch + 1);
@@ -381,14 +383,5 @@ impl Core {
     pub fn write_slot(&self, slot: u64, header: &[u8]) -> Result<()> {
         self.write(slot, header)?;
         self.sync_range(slot, HEADER_LEN as u64).map_err(|e| self.poison(e))
-    }
-
-    /// Frees all blobs but the one that both headers name now.
-    fn free_blobs(&self, but: u64) {
-        for n in 0..self.extents() {
-            if n != but && self.extent(n).state().kind() == Kind::Blob {
-                self.free_run(n);
-            }
-        }
     }
 }

@@ -129,7 +129,9 @@ impl Engine {
         let growth = core.growth(batch)?;
         core.check_depth(growth.depth)?;
         core.ensure_pages(growth.pages(), claim)?;
-        core.ensure_directory_room(growth.depth.max(core.root().depth() + 1), claim)
+        // Only new keys make it deeper.
+        let ahead = if claim == Claim::Put { core.root().depth() + 1 } else { 0 };
+        core.ensure_directory_room(growth.depth.max(ahead), claim)
     }
 
     fn apply_own(&self, batch: &Batch, seq: u64, mut ends: Ends, cleaning: Option<Cleaning>) -> Result<()> {

@@ -142,14 +142,24 @@ impl Engine {
     }
 
     /// What was retired is past for whoever begins to read after this, and no checkpoint names it any more. The new
-    /// one's blob lies in front, where there is room.
+    /// one's blob, and the run for the next, lie in front, where there is room.
     fn settle(&self, goal: u64) -> Result<()> {
         self.commit_nothing(None)?;
         {
             let _writer = self.lock_writer()?;
             self.core.prefer_front(goal);
         }
-        self.checkpoint()
+        self.bring_blobs()?;
+        self.checkpoint()?;
+        self.bring_blobs()
+    }
+
+    /// Moves spare runs for blobs to the front.
+    fn bring_blobs(&self) -> Result<()> {
+        self.as_checkpointer(|| {
+            let _writer = self.lock_writer()?;
+            self.core.bring_blobs()
+        })
     }
 
     /// Copies the live records out of all segments that are worth it.
@@ -341,6 +351,8 @@ impl Engine {
         if let Err(e) = self.tighten(worth) {
             log::warn!("{}: the file stays as large as it is: {e}", core.path.display());
         }
+        // Whoever opens the store next finds room for a blob.
+        core.free_spare_blobs()?;
         let (before, end) = (core.extents(), core.end_in_use());
         if core.extent_of(core.file_len()?) - end < 2 * worth {
             return Ok(None);

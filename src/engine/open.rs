@@ -362,6 +362,7 @@ impl Core {
                 if let Err(e) = self.ensure_free(Kind::Log, 0, Claim::Move) {
                     log::warn!("no room for the standing reserve: {e}");
                 }
+                self.try_blob_room();
                 self.locks.try_byte(bytes::ATTACH, Mode::Shared).map_err(io)?;
             }
             Role::ReadsAlone => {

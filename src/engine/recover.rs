@@ -70,7 +70,7 @@ impl Core {
         self.set(Word::BlobLen, header.blob_len.get());
         self.write_tables(&mut plan)?;
         self.write_page_maps(&found, readers);
-        self.write_directory(&found.blob)?;
+        self.write_directory_beside_blobs(&found.blob, readers)?;
         self.write_words(header)?;
         for (n, group) in found.batches.chunks(GROUP).enumerate() {
             self.prefetch_batches(group);
@@ -324,6 +324,21 @@ impl Core {
                     self.add(Word::RetiredPages, 1);
                 }
             }
+        }
+    }
+
+    /// What takes more extents in a row goes first, the directory or a spare run for blobs. Without the latter the
+    /// store can be opened all the same.
+    fn write_directory_beside_blobs(&self, blob: &Blob, readers: bool) -> Result<()> {
+        if self.shared && !readers && self.next_blob() > self.directory_run(blob.depth + 1) {
+            self.try_blob_room();
+        }
+        match self.write_directory(blob) {
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if self.shared => {
+                self.free_spare_blobs()?;
+                self.write_directory(blob)
+            }
+            done => done,
         }
     }
 

@@ -4,7 +4,7 @@ use slotdb::{Error, Options};
 
 use super::ledger::{EXTENT, Ledger, key, options};
 use crate::support::common::{Rng, number};
-use crate::support::seed;
+use crate::support::{Place, seed};
 
 /// Copies of index pages that the standing reserve has room for, with extents of `EXTENT`: a delete takes one at most.
 const COPIES: u64 = EXTENT / 4096 - 1;
@@ -119,6 +119,38 @@ fn a_store_that_was_full_makes_room_from_long_segments_too() {
             assert!(put(&mut ledger, n, len), "overwrite {i} of {} keys at {max}", kept.len());
         }
         ledger.is_sound();
+    }
+}
+
+/// The image of so large an index takes extents in a row, and what is free in a full store lies apart.
+#[test]
+fn a_full_store_of_many_keys_has_a_place_for_each_checkpoint() {
+    let first = seed();
+    for round in 0..number("SLOTDB_ROUNDS", 1) {
+        let seed = first.wrapping_add(round);
+        eprintln!("round {round}: seed {seed}");
+        let mut rng = Rng::new(seed);
+        let place = Place::in_memory();
+        let db = options().max_size((68 << 20) + rng.below(12 << 20)).open(place.store()).unwrap();
+        let key = |n: u64| n.to_le_bytes();
+        let puts = |from: u64, count: u64| {
+            let mut txn = db.begin_write().unwrap();
+            (from..from + count).for_each(|n| txn.put(&key(n), b"value").unwrap());
+            txn.commit().is_ok()
+        };
+        let many = (0..).step_by(100).find(|&n| !puts(n, 100)).unwrap();
+        let keys = (many..).find(|&n| !puts(n, 1)).unwrap();
+        let (mut order, checkpoints) = ((0..keys).collect::<Vec<_>>(), 1_000 + rng.below(100_000));
+        order.sort_by_cached_key(|_| rng.next());
+        for (n, key) in order.iter().take(keys as usize / 7).map(|&n| key(n)).enumerate() {
+            assert!(db.delete(&key).unwrap_or_else(|e| panic!("delete {n} of {keys}: {e}")));
+            if rng.one_in(checkpoints) {
+                db.checkpoint().unwrap();
+            }
+        }
+        db.checkpoint().unwrap();
+        assert_eq!(db.len().unwrap(), keys - keys / 7);
+        assert_eq!(db.check(false).unwrap(), []);
     }
 }
 

@@ -22,10 +22,18 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "no_standing_reserve",
         file: "src/space.rs",
-        before: "        2 * self.delete_reserve() + self.next_blob()",
+        before: "        2 * self.delete_reserve() + self.blob_reserve()",
         after: "        0 * self.delete_reserve()",
         test: "--test bad_input stays_usable",
         why: "a full store cannot delete or checkpoint",
+    },
+    Mutation {
+        name: "no_spare_runs_for_blobs",
+        file: "src/blobs.rs",
+        before: "self.least_run(Claim::Put) > 1",
+        after: "false",
+        test: "SLOTDB_SEED=5 SLOTDB_ROUNDS=3 --test space a_full_store_of_many_keys",
+        why: "a checkpoint of a full store finds no extents in a row, and nothing is ever freed again",
     },
     Mutation {
         name: "page_retired_as_unseen",
