@@ -195,7 +195,8 @@ impl Db {
     /// `ReadOnly`; `Io` if a sync fails, and `Poisoned` from then on; `Forked`. An error changes nothing durable.
     pub fn checkpoint(&self) -> Result<()> {
         self.engine().check_fork()?;
-        self.settled(self.engine().checkpoint())
+        let core = &self.engine().core;
+        self.settled(self.engine().checkpoint().map_err(|e| core.explained(e)))
     }
 
     /// Moves what lives to the front, and gives the space of what is dead back to the file system. Others stay attached
@@ -211,7 +212,8 @@ impl Db {
     /// was done stands, and the store is whole.
     pub fn compact(&self, mut go_on: impl FnMut(Compaction) -> bool) -> Result<bool> {
         self.engine().check_fork()?;
-        self.settled(self.engine().compact(&mut go_on))
+        let core = &self.engine().core;
+        self.settled(self.engine().compact(&mut go_on).map_err(|e| core.explained(e)))
     }
 
     /// Makes all commits so far durable, Eventual ones of all processes included. Cost: one flush, shared with others.

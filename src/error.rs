@@ -92,8 +92,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The disk, the user's quota or the limit of file sizes is used up. Reading, deleting, checkpointing and
-    /// compacting still work, and once there is space again, writing: no handle has to be opened anew.
-    #[error("{}: no space for {needed} more bytes: {source}", path.display())]
+    /// compacting still work, and once there is space again, writing: no handle has to be opened anew. Where a snapshot
+    /// keeps what is dead, `held` says so, and the space comes back when it ends.
+    #[error("{}: no space for {needed} more bytes: {source}{}", path.display(), KeptBy(held))]
     Full {
         /// The store.
         path: PathBuf,
@@ -101,9 +102,12 @@ pub enum Error {
         needed: u64,
         /// The system's answer.
         source: io::Error,
+        /// The oldest snapshot, if it is older than the last checkpoint: without it there would be more to be had.
+        held: Option<Held>,
     },
-    /// The store has reached its `max_size`. Reading, deleting and checkpointing still work.
-    #[error("{}: at its maximal size of {max} bytes, and {needed} bytes more are needed", path.display())]
+    /// The store has reached its `max_size`. Reading, deleting and checkpointing still work. Where a snapshot keeps what
+    /// is dead, `held` says so.
+    #[error("{}: at its maximal size of {max} bytes, {needed} bytes more are needed{}", path.display(), KeptBy(held))]
     MaxSize {
         /// The store.
         path: PathBuf,
@@ -111,6 +115,8 @@ pub enum Error {
         needed: u64,
         /// The bound in bytes.
         max: u64,
+        /// As in `Full`.
+        held: Option<Held>,
     },
     /// Keys have at most 65,535 bytes.
     #[error("key of {len} bytes is too long: at most {} are allowed", crate::MAX_KEY)]
@@ -206,7 +212,7 @@ impl Error {
         let path = path.to_path_buf();
         match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Error::Full { path, needed, source }
+                Error::Full { path, needed, source, held: None }
             }
             _ => Error::Io { path, op: "allocate", offset: Some(offset), source },
         }
@@ -238,6 +244,30 @@ impl fmt::Display for HeldBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(holder) => write!(f, ", held by {holder}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A snapshot that keeps space from being used again. `Db::processes` and `kvctl who` name its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// The commit that it reads.
+    pub seq: u64,
+    /// Bytes that were put out of use since. What is dead in segments that are partly alive comes to it: nothing is
+    /// moved out of these beside an old snapshot.
+    pub bytes: u64,
+}
+
+struct KeptBy<'a>(&'a Option<Held>);
+
+impl fmt::Display for KeptBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Held { seq, bytes }) => {
+                write!(f, "; a snapshot of commit {seq} keeps what died since, {bytes} bytes so far: see `kvctl who`")
+            }
             None => Ok(()),
         }
     }

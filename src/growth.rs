@@ -54,7 +54,7 @@ impl Core {
         let max = self.get(Word::MaxSize);
         let max = if max == 0 { MAX_POSITION } else { max.min(MAX_POSITION) };
         if end > max {
-            return Err(Error::MaxSize { path: self.path.clone(), needed: end - position, max });
+            return Err(Error::MaxSize { path: self.path.clone(), needed: end - position, max, held: None });
         }
         crate::fault::point();
         let refused = |source| Error::no_space(&self.path, position, end - position, source);

@@ -71,7 +71,7 @@ mod order;
 pub use db::Db;
 pub use engine::check::Fault;
 pub use engine::compact::Compaction;
-pub use error::{Error, Holder, Result};
+pub use error::{Error, Held, Holder, Result};
 pub use options::{Durability, Options, WriterLock};
 pub use stats::{PinInfo, ProcessInfo, Seqs, Stats};
 pub use txn::read::ReadTxn;

@@ -130,10 +130,10 @@ impl Options {
     /// In a store that has reached it (or on a full disk) what is dead makes room for what is put, so overwriting goes
     /// on as long as what lives, keys and values and 57 bytes a record, is at most three quarters of a bound of 128
     /// extents or more (two thirds, if values have but a few bytes), and no value is longer than half an extent.
-    /// Beyond that, and where a snapshot keeps what is dead, puts are refused (`MaxSize`, `Full`). Cost of a put there:
-    /// what it makes room for is copied and checkpointed before it, in steps that other commits get in between of; most
-    /// puts pay nothing, and one of some hundreds all of it. Deletes always work; while a snapshot keeps what they
-    /// replace, as long as the reserves last.
+    /// Beyond that, and where a snapshot keeps what is dead, puts are refused (`MaxSize`, `Full`; they name the
+    /// snapshot). Cost of a put there: what it makes room for is copied and checkpointed before it, in steps that other
+    /// commits get in between of; most puts pay nothing, and one of some hundreds all of it. Deletes always work; while
+    /// a snapshot keeps what they replace, as long as the reserves last.
     pub fn max_size(&mut self, bytes: u64) -> &mut Self {
         self.max_size = Some(bytes);
         self

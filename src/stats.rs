@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::control::{Core, PROCESSES, Word};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Held, Result};
 use crate::format::PAGE;
 use crate::format::extent::{Kind, PageState};
 use crate::format::header::VERSION;
@@ -175,6 +175,18 @@ impl Core {
             }
         }
         retired
+    }
+
+    /// The error of an operation; of one that found no space, with the snapshot that keeps some.
+    #[cold]
+    pub fn explained(&self, mut error: Error) -> Error {
+        if let Error::Full { held, .. } | Error::MaxSize { held, .. } = &mut error
+            && let Ok(seq) = self.horizon()
+            && seq < self.get(Word::Checkpoint)
+        {
+            *held = Some(Held { seq, bytes: held_by(seq, &self.retired()) });
+        }
+        error
     }
 }
 

@@ -113,7 +113,7 @@ impl<'db> WriteTxn<'db> {
             (engine.core.ends().0, engine.must_wait(durability))
         } else {
             let committed;
-            (writer, committed) = commit_with_room(engine, writer, durability)?;
+            (writer, committed) = commit_with_room(engine, writer, durability).map_err(|e| engine.core.explained(e))?;
             writer.keep = !committed.wait;
             (committed.seq, committed.wait)
         };

@@ -4,7 +4,7 @@ use slotdb::{Error, Options};
 
 use super::ledger::{EXTENT, Ledger, key, options};
 use crate::support::common::{Rng, number};
-use crate::support::{Place, seed};
+use crate::support::{Agent, Place, seed};
 
 /// Copies of index pages that the standing reserve has room for, with extents of `EXTENT`: a delete takes one at most.
 const COPIES: u64 = EXTENT / 4096 - 1;
@@ -236,4 +236,38 @@ fn what_a_snapshot_keeps_in_a_full_store_is_compact() {
     assert_eq!(snapshot.get(&key(0)).unwrap().map(<[u8]>::len), Some(1_000));
     drop(snapshot);
     ledger.is_sound();
+}
+
+/// Who finds no space beside an old snapshot is told so, whoever has it; and once it has ended there is room.
+#[test]
+fn the_error_names_a_snapshot_that_keeps_space() {
+    let mut ledger = Ledger::new(options().max_size(64 * EXTENT), seed());
+    let db = ledger.db();
+    let keys = fill(&mut ledger, 0, 1_000) / 2;
+    let refused = |held: bool| {
+        let error = (0..keys).find_map(|n| db.put(&key(n), &[1; 1_000]).err());
+        let Some(error) = error else { return assert!(!held, "all puts found room") };
+        let Error::MaxSize { held: found, .. } = &error else { panic!("{error}") };
+        assert_eq!((found.is_some(), error.to_string().contains("kvctl who")), (held, held), "{error}");
+    };
+    refused(false);
+    (keys..2 * keys).for_each(|n| ledger.delete(n));
+    // One that only reads leaves no trace but a lock.
+    for mode in ["eventual", "ro"] {
+        let mut other = Agent::open("other", &ledger.path(), mode);
+        let seq: u64 = other.well("snapshot begin it").parse().unwrap();
+        let (found, bytes) = loop {
+            let mut puts = (0..keys).map(|n| db.put(&key(n), &[2; 1_000]));
+            match puts.find_map(Result::err) {
+                Some(Error::MaxSize { held: Some(held), .. }) => break (held.seq, held.bytes),
+                Some(e) => panic!("{e}"),
+                None => {}
+            }
+        };
+        assert_eq!(found, seq);
+        let stats = db.stats().unwrap();
+        assert!(bytes > EXTENT && bytes <= stats.retired_bytes, "{bytes} of {stats:?}");
+        drop(other);
+        refused(false);
+    }
 }

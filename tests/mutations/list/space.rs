@@ -4,6 +4,14 @@ use super::Mutation;
 
 pub const ALL: &[Mutation] = &[
     Mutation {
+        name: "snapshot_not_named",
+        file: "src/txn/write.rs",
+        before: ".map_err(|e| engine.core.explained(e))",
+        after: "",
+        test: "--test space the_error_names",
+        why: "a put that is refused beside a snapshot does not say so",
+    },
+    Mutation {
         name: "reuse_one_early",
         file: "src/space.rs",
         before: "    horizon >= retired &&",
