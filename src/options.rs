@@ -88,7 +88,8 @@ impl Options {
         Options::default()
     }
 
-    /// Creates the store if there is none. Default: no.
+    /// Creates the store if there is none; at the end of a symbolic link that leads to nothing, where it leads.
+    /// Default: no.
     pub fn create(&mut self, create: bool) -> &mut Self {
         self.create = create;
         self

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ use crate::sys::sigbus::Guard;
 const PRIVATE_SLACK: u64 = 1 << 30;
 /// How long a closer waits to find out whether it is the last one.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// Links that the system follows, at most.
+const MOST_LINKS: usize = 40;
 
 type Registry = HashMap<(Identity, bool, u64), Weak<Handle>>;
 
@@ -85,7 +88,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Arc<Handle>> {
     let opened = open_existing(path, options);
     match opened {
         Err(Error::NotFound { .. }) if options.create => {
-            match create(path, options) {
+            match create(&end_of_links(path), options) {
                 // Somebody else was faster.
                 Err(Error::Exists { .. }) | Ok(()) => {}
                 Err(e) => return Err(e),
@@ -94,6 +97,18 @@ pub fn open(path: &Path, options: &Options) -> Result<Arc<Handle>> {
         }
         opened => opened,
     }
+}
+
+/// Where a path leads to that does not exist, as `open(2)` would create it: through links that lead to nothing. There
+/// are no loops among them, since those are another error.
+fn end_of_links(path: &Path) -> PathBuf {
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        // What is joined to may be absolute, and then is all.
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 fn open_existing(path: &Path, options: &Options) -> Result<Arc<Handle>> {

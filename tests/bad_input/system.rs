@@ -124,6 +124,28 @@ fn without_permission_nothing_happens() {
     mode(&place, 0o755);
 }
 
+/// As `open(2)` does it: what a link leads to is created there, and the link stays. Who asks for a new store gets none.
+#[test]
+fn a_link_to_nothing_is_created_where_it_leads() {
+    let dir = fast_dir();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("inner")).unwrap();
+    std::os::unix::fs::symlink("inner/second", at("first")).unwrap();
+    std::os::unix::fs::symlink(at("store"), at("inner/second")).unwrap();
+    std::os::unix::fs::symlink("nowhere/store", at("lost")).unwrap();
+    std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+    assert!(matches!(Db::open(at("first")), Err(Error::NotFound { .. })));
+    assert!(matches!(Options::new().create_new(true).open(at("first")), Err(Error::Exists { .. })));
+    Db::create(at("first")).unwrap().put(b"key", b"value").unwrap();
+    assert!(fs::symlink_metadata(at("store")).unwrap().is_file());
+    assert!(fs::symlink_metadata(at("first")).unwrap().is_symlink());
+    assert_eq!(Db::open(at("store")).unwrap().get(b"key").unwrap().unwrap(), b"value");
+    for (link, named) in [("lost", "nowhere/store"), ("loop", "loop")] {
+        let error = Db::create(at(link)).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(named), "{error}");
+    }
+}
+
 #[test]
 fn at_its_greatest_size_a_store_stays_usable() {
     let dir = fast_dir();
