@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::engine::check::Fault;
+use crate::engine::check::{Checking, Fault};
 use crate::engine::compact::Compaction;
 use crate::engine::open::{self, Handle};
 use crate::error::{Error, Result};
@@ -256,8 +256,16 @@ impl Db {
     /// `Corrupt` if the directory cannot be read; `TooManyReaders`; `Poisoned`; `Forked`. With `Options::guard_sigbus`,
     /// `Truncated` or `Io` after a page was lost.
     pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
+        self.check_telling(deep, |_| {})
+    }
+
+    /// As `check`, and calls `tell` now and then with how far it is.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub fn check_telling(&self, deep: bool, mut tell: impl FnMut(Checking)) -> Result<Vec<Fault>> {
         self.engine().check_fork()?;
-        self.settled(self.engine().check(deep))
+        self.settled(self.engine().check(deep, &mut tell))
     }
 
     /// Closes this handle, and with the last one of this process the store. The last process to close makes a

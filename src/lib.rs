@@ -69,7 +69,7 @@ mod txn;
 mod order;
 
 pub use db::Db;
-pub use engine::check::Fault;
+pub use engine::check::{Checking, Fault};
 pub use engine::compact::Compaction;
 pub use error::{Error, Held, Holder, Result};
 pub use options::{Durability, Options, WriterLock};

@@ -28,6 +28,16 @@ pub struct Fault {
     pub what: String,
 }
 
+/// How far a check has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checking {
+    /// Keys looked at so far.
+    pub keys: u64,
+    /// Keys that have a value. Others may put and delete beside the check, so it is about this many.
+    pub all_keys: u64,
+}
+
 /// Faults so far, and live bytes met in each segment.
 struct Report {
     faults: Vec<Fault>,
@@ -44,15 +54,15 @@ impl Report {
 }
 
 impl Engine {
-    /// Lists what is wrong. Runs beside writers: a pin keeps what it looks at.
-    pub fn check(&self, deep: bool) -> Result<Vec<Fault>> {
+    /// Lists what is wrong. Runs beside writers: a pin keeps what it looks at. Says after each page how far it is.
+    pub fn check(&self, deep: bool, tell: &mut dyn FnMut(Checking)) -> Result<Vec<Fault>> {
         let core = &self.core;
         let pin = core.pin_for_one_get()?;
         let steps = core.get(Word::IndexSteps);
         let (applied, ends) = core.ends();
         let mut report = Report { faults: Vec::new(), live: HashMap::new(), keys: 0, pinned: pin.seq() };
         core.check_headers(deep, &mut report);
-        core.check_index(deep, &mut report)?;
+        core.check_index(deep, &mut report, &mut |keys| tell(Checking { keys, all_keys: ends.live_keys }))?;
         // Beside writers the counts move; when nothing has, they must agree.
         let changes = || (core.get(Word::Applied), core.get(Word::IndexSteps));
         let quiet = || changes() == (applied, steps) && core.get(Word::WriterActive) == 0;
@@ -123,7 +133,7 @@ impl Core {
         }
     }
 
-    fn check_index(&self, deep: bool, report: &mut Report) -> Result<()> {
+    fn check_index(&self, deep: bool, report: &mut Report, tell: &mut dyn FnMut(u64)) -> Result<()> {
         let root = self.root();
         for index in 0..1u64 << root.depth() {
             let entry = DirEntry::from_raw(crate::control::load(self.entry_cell(root, index)?));
@@ -148,6 +158,7 @@ impl Core {
             for slot in page.slots() {
                 self.check_slot(position, slot, (index, entry.depth()), deep, report);
             }
+            tell(report.keys);
         }
         Ok(())
     }

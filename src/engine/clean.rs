@@ -152,7 +152,13 @@ impl Core {
         if segment != 0 && self.extent_of(segment) != tail {
             return Some((segment, self.get(Word::CleanAt)));
         }
-        let share = |&n: &u64| {
+        let (_, head) = self.victims(tail, worth).min()?;
+        Some((self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
+    }
+
+    /// Live share and first extent of the segments that are worth copying.
+    fn victims(&self, tail: u64, worth: Worth) -> impl Iterator<Item = (u64, u64)> {
+        (0..self.extents()).filter_map(move |n| {
             let extent = self.extent(n);
             let size = extent.run() * self.geometry.extent;
             // A value of many extents is not copied for the sake of what lies beside it.
@@ -161,9 +167,18 @@ impl Core {
             let is_one = extent.state().kind() == Use::Log && n != tail && small && extent.live() < size;
             let share = extent.live().saturating_mul(1 << 16) / size;
             (is_one && (share < worth.live || n >= worth.cutoff)).then_some((share, n))
+        })
+    }
+
+    /// Bytes of the segments that are worth copying, without what of them was walked. A picture of a moving store.
+    pub fn left_to_walk(&self, tail: u64, worth: Worth) -> u64 {
+        let segment = self.get(Word::CleanSegment);
+        let left = |(_, n)| {
+            let position = self.position_of(n);
+            let walked = if position == segment { self.get(Word::CleanAt).saturating_sub(position) } else { 0 };
+            (self.extent(n).run() * self.geometry.extent).saturating_sub(walked)
         };
-        let (_, head) = (0..self.extents()).filter_map(|n| share(&n)).min()?;
-        Some((self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
+        self.victims(tail, worth).map(left).sum()
     }
 
     /// Adds the live ones of a segment's records to the batch: those that begin in the next bytes, and one at least.

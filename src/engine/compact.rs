@@ -44,6 +44,8 @@ pub struct Compaction {
     pub live_bytes: u64,
     /// Bytes of log looked at so far.
     pub walked_bytes: u64,
+    /// Bytes of log that this pass is still going to look at. Another pass may follow, which finds less to do.
+    pub left_bytes: u64,
 }
 
 impl Engine {
@@ -51,6 +53,13 @@ impl Engine {
     pub fn compact(&self, go_on: &mut dyn FnMut(Compaction) -> bool) -> Result<bool> {
         let core = &self.core;
         self.checkpoint()?;
+        let (mut earlier, mut latest) = (0, 0);
+        let go_on = &mut |so_far: Compaction| {
+            // Each pass counts anew.
+            earlier += if so_far.walked_bytes < latest { latest } else { 0 };
+            latest = so_far.walked_bytes;
+            go_on(Compaction { walked_bytes: earlier + latest, ..so_far })
+        };
         let mut before = (u64::MAX, u64::MAX);
         let mut full = None;
         let mut passes = 0;
@@ -169,7 +178,7 @@ impl Engine {
         let most = 2 * core.position_of(core.get(Word::LogExtents));
         let mut walked = 0;
         while walked < most {
-            if !go_on(core.compaction(walked)) {
+            if !go_on(core.compaction(walked, Worth { live, cutoff: goal })?) {
                 return Ok(false);
             }
             {
@@ -464,8 +473,10 @@ impl Core {
         self.end_of_table(end)
     }
 
-    fn compaction(&self, walked_bytes: u64) -> Compaction {
+    fn compaction(&self, walked_bytes: u64, worth: Worth) -> Result<Compaction> {
         let used_bytes = self.position_of(self.used());
-        Compaction { used_bytes, live_bytes: self.live_log().saturating_add(self.pages_in_use() * PAGE), walked_bytes }
+        let live_bytes = self.live_log().saturating_add(self.pages_in_use() * PAGE);
+        let left_bytes = self.left_to_walk(self.head_of(self.ends().1.tail)?, worth);
+        Ok(Compaction { used_bytes, live_bytes, walked_bytes, left_bytes })
     }
 }

@@ -5,6 +5,10 @@ mod compact;
 mod console;
 mod data;
 mod exits;
+#[path = "../support/locks.rs"]
+#[allow(dead_code, reason = "each test program uses a part")]
+mod locks;
 mod look;
+mod progress;
 mod sandbox;
 mod torture;

@@ -33,9 +33,10 @@ pub fn compact(request: &CompactRequest, console: &mut Console) -> anyhow::Resul
     let file = &request.store.file;
     let db = request.store.open_to_write(Durability::Immediate, Missing::Refuse)?;
     let before = Size::of(file)?;
-    let mut progress = Progress::new(console.shows_progress(), Unit::Bytes, None);
+    let mut progress = Progress::new(console.shows_progress(), Unit::Bytes, Some(0));
     // An interrupt during the last step changes nothing: then all is done.
     let finished = db.compact(|so_far| {
+        progress.expect(so_far.walked_bytes + so_far.left_bytes);
         progress.reach(so_far.walked_bytes);
         !interrupted.load(Ordering::Relaxed)
     })?;

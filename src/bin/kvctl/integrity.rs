@@ -10,7 +10,7 @@ use slotdb::Error;
 use crate::args::StoreArgs;
 use crate::console::Console;
 use crate::exit::Outcome;
-use crate::progress::while_spinning;
+use crate::progress::{Progress, Unit, while_spinning};
 
 /// Examine every header, page, record and pointer
 ///
@@ -27,8 +27,7 @@ pub struct CheckRequest {
 }
 
 pub fn check(request: &CheckRequest, console: &mut Console) -> anyhow::Result<Outcome> {
-    let shown = console.shows_progress();
-    let faults = while_spinning(shown, "checking", || find_faults(request))?;
+    let faults = find_faults(request, console.shows_progress())?;
     let report = CheckReport { clean: faults.is_empty(), faults };
     if console.json {
         console.document(&report)?;
@@ -57,8 +56,17 @@ struct FaultReport {
 }
 
 /// Damage that keeps the store from opening is what this verb was asked to find, too.
-fn find_faults(request: &CheckRequest) -> slotdb::Result<Vec<FaultReport>> {
-    let found = request.store.open_to_read().and_then(|db| db.check(request.deep));
+fn find_faults(request: &CheckRequest, shown: bool) -> slotdb::Result<Vec<FaultReport>> {
+    let mut progress = Progress::new(shown, Unit::Records, Some(0));
+    // A store that was not closed is replayed.
+    let opened = while_spinning(shown, "opening", || request.store.open_to_read());
+    let found = opened.and_then(|db| {
+        db.check_telling(request.deep, |so_far| {
+            progress.expect(so_far.all_keys);
+            progress.reach(so_far.keys.min(so_far.all_keys));
+        })
+    });
+    progress.clear();
     match found {
         Ok(faults) => {
             Ok(faults.into_iter().map(|fault| FaultReport { offset: fault.offset, what: fault.what }).collect())

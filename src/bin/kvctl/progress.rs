@@ -69,6 +69,14 @@ impl Progress {
         self.reach(self.done + more);
     }
 
+    /// Now so much in all is known of.
+    pub fn expect(&mut self, total: u64) {
+        self.total = Some(total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
     pub fn reach(&mut self, done: u64) {
         self.done = done;
         match &self.bar {
