@@ -138,15 +138,17 @@ impl Db {
         self.write(|txn| txn.delete(key))
     }
 
-    /// One transaction; tried once more when the store was full, since that frees what only waited for a checkpoint.
+    /// One transaction; tried once more when the store was full and somebody has committed meanwhile.
     fn write<R>(&self, work: impl Fn(&mut WriteTxn<'_>) -> Result<R>) -> Result<R> {
         let once = || {
             let mut txn = self.begin_write()?;
             let done = work(&mut txn)?;
             txn.commit().map(|_| done)
         };
+        let core = &self.engine().core;
+        let seq = core.ends().0;
         match once() {
-            Err(Error::Full { .. } | Error::MaxSize { .. }) => once(),
+            Err(Error::Full { .. } | Error::MaxSize { .. }) if core.ends().0 != seq => once(),
             done => done,
         }
     }

@@ -105,9 +105,9 @@ pub enum Error {
         /// The oldest snapshot, if it is older than the last checkpoint: without it there would be more to be had.
         held: Option<Held>,
     },
-    /// The store has reached its `max_size`. Reading, deleting and checkpointing still work. Where a snapshot keeps what
-    /// is dead, `held` says so.
-    #[error("{}: at its maximal size of {max} bytes, {needed} bytes more are needed{}", path.display(), KeptBy(held))]
+    /// The store has reached its `max_size`. Reading, deleting and checkpointing still work. Where a snapshot keeps
+    /// what is dead, `held` says so.
+    #[error("{}: at its maximal size of {max} bytes, {needed} more are needed{}", path.display(), KeptBy(held))]
     MaxSize {
         /// The store.
         path: PathBuf,

@@ -130,6 +130,12 @@ impl Engine {
 }
 
 impl Core {
+    /// What it depends on whether a batch finds room: where none of this has changed, a further try is in vain.
+    pub fn prospects(&self) -> [u64; 5] {
+        let words = [Word::Checkpoint, Word::Extents, Word::Free, Word::FreePages].map(|word| self.get(word));
+        [self.ends().0, words[0], words[1], words[2], words[3]]
+    }
+
     /// Pages for copies that puts should find.
     fn copies_for_puts(&self) -> u64 {
         self.pages_in_use() / COPIES_SHARE + 1

@@ -1,9 +1,11 @@
 //! The one trait between the engine and the disk.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::file;
@@ -49,11 +51,32 @@ pub trait Disk: Send + Sync {
     fn len(&self) -> io::Result<u64>;
 }
 
+/// How long a refusal of space is believed in: nothing tells of space that a quota gives back.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// A request for space that a full file system has refused. Some flush their journal before they refuse, so it is not
+/// asked again before it has more free space than it had then.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    len: u64,
+    free: (u64, u64),
+    at: Instant,
+}
+
+impl Refusal {
+    /// Whether a request would be refused as well.
+    fn covers(&self, len: u64, free: (u64, u64), now: Instant) -> bool {
+        let has_more = free.0 > self.free.0 || free.1 > self.free.1;
+        len >= self.len && !has_more && now.duration_since(self.at) < BELIEVED
+    }
+}
+
 /// A file that is shared with other processes.
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
     map: Arc<Map>,
+    refusal: Mutex<Option<Refusal>>,
 }
 
 impl FileDisk {
@@ -66,7 +89,27 @@ impl FileDisk {
         guard: Option<Guard>,
     ) -> io::Result<FileDisk> {
         let map = Arc::new(Map::shared(&file, writable, writable_from, reserve, guard)?);
-        Ok(FileDisk { file, map })
+        Ok(FileDisk { file, map, refusal: Mutex::default() })
+    }
+
+    /// Whether the file system is known to have no space for a range.
+    fn is_refused(&self, pos: u64, len: u64) -> bool {
+        let Some(refusal) = *self.refusal.lock() else { return false };
+        let free = file::free_blocks(&self.file);
+        free.is_ok_and(|free| refusal.covers(len, free, Instant::now())) && file::lacks_space(&self.file, pos, len)
+    }
+
+    /// Asks the file system for space, unless it is known to have none.
+    fn reserve(&self, pos: u64, len: u64) -> io::Result<()> {
+        if self.is_refused(pos, len) {
+            return Err(Errno::NOSPC.into());
+        }
+        file::allocate(&self.file, pos, len).inspect_err(|e| {
+            if e.kind() == ErrorKind::StorageFull {
+                let refusal = |free| Refusal { len, free, at: Instant::now() };
+                *self.refusal.lock() = file::free_blocks(&self.file).ok().map(refusal);
+            }
+        })
     }
 }
 
@@ -107,7 +150,7 @@ impl Disk for FileDisk {
             // Growth would hide that the file was cut.
             return Err(Errno::IO.into());
         }
-        file::allocate(&self.file, pos, len)?;
+        self.reserve(pos, len)?;
         self.map.set_len(end.max(before)).inspect_err(|_| {
             // The error that is passed on says why; space that cannot be given back is only wasted.
             let _ = self.file.set_len(before);
@@ -189,9 +232,35 @@ mod tests {
 
     const EXTENT: u64 = 65_536;
 
+    #[test]
+    fn a_refusal_is_believed_in_until_there_is_more_space() {
+        let at = Instant::now();
+        let refusal = Refusal { len: 8, free: (20, 10), at };
+        assert!(refusal.covers(8, (20, 10), at) && refusal.covers(9, (19, 9), at));
+        assert!(!refusal.covers(7, (20, 10), at), "it may have room for less");
+        assert!(!refusal.covers(8, (21, 10), at) && !refusal.covers(8, (20, 11), at));
+        assert!(!refusal.covers(8, (20, 10), at + BELIEVED));
+    }
+
     fn shared(path: &std::path::Path) -> io::Result<FileDisk> {
         let file = File::options().read(true).write(true).open(path)?;
         FileDisk::new(file, true, EXTENT, 0, None)
+    }
+
+    #[test]
+    fn what_has_its_space_is_not_refused() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(4 * EXTENT)?;
+        file::allocate(file.as_file(), EXTENT, EXTENT)?;
+        let disk = shared(file.path())?;
+        let full = Refusal { len: 1, free: (u64::MAX, u64::MAX), at: Instant::now() };
+        // A file system in memory does not say what has space, and is asked again.
+        let says = file::file_system(file.as_file())? != file::FileSystem::Volatile;
+        for (extent, refused) in [(1, false), (2, says), (4, says)] {
+            *disk.refusal.lock() = Some(full);
+            assert_eq!(disk.allocate(extent * EXTENT, EXTENT).is_err(), refused, "extent {extent}");
+        }
+        Ok(())
     }
 
     fn exercise(disk: &dyn Disk) -> io::Result<()> {

@@ -54,6 +54,68 @@ fn reserve(file: &File, pos: u64, len: u64, before: u64) -> io::Result<()> {
     }
 }
 
+/// Blocks that the file system has free: all, and those for users without privileges.
+pub fn free_blocks(file: &File) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstatvfs(file)?;
+    Ok((stat.f_bfree, stat.f_bavail))
+}
+
+/// A piece of a file that has space, as the kernel describes it.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FiemapExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved: [u64; 2],
+    flags: u32,
+    more_reserved: [u32; 3],
+}
+
+const PIECES: usize = 16;
+
+/// `struct fiemap` of the kernel, with room for some pieces.
+#[repr(C)]
+#[derive(Default)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [FiemapExtent; PIECES],
+}
+
+/// `_IOWR('f', 11, struct fiemap)`, of which the pieces are no part.
+const FS_IOC_FIEMAP: libc::Ioctl = 0xC020_660B_u32 as libc::Ioctl;
+
+const _: () = assert!(size_of::<FiemapExtent>() == 56 && size_of::<Fiemap>() == 32 + PIECES * 56);
+
+/// Whether the file system says that a part of a range has no space.
+pub fn lacks_space(file: &File, pos: u64, len: u64) -> bool {
+    let (mut at, end) = (pos, pos.saturating_add(len));
+    while at < end {
+        let mut map = Fiemap { start: at, length: end - at, count: PIECES as u32, ..Fiemap::default() };
+        // SAFETY: the kernel writes the head and at most `count` pieces, and there is room for so many.
+        let code = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) };
+        if code != 0 {
+            return false;
+        }
+        let from = at;
+        for piece in &map.extents[..PIECES.min(map.mapped as usize)] {
+            if piece.logical > at {
+                break;
+            }
+            at = at.max(piece.logical.saturating_add(piece.length));
+        }
+        if at == from {
+            return true;
+        }
+    }
+    false
+}
+
 /// Writes zeros, where the file system knows no other way to reserve space.
 fn fill(file: &File, start: u64, end: u64) -> io::Result<()> {
     let zeros = vec![0; 1 << 20];
@@ -193,6 +255,23 @@ mod tests {
         assert_eq!(file.metadata()?.len(), data.len(), "never shorter");
         assert!(allocate(&file, u64::MAX, 1).is_err() && allocate(&file, i64::MAX as u64, 1).is_err());
         assert_eq!(file.metadata()?.len(), data.len());
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_space_is_told_from_what_has_not() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        for at in 0..40 {
+            allocate(&file, at * 16_384, 8_192)?;
+        }
+        allocate(&file, 655_360, 1 << 20)?;
+        assert!(!lacks_space(&file, 655_360, 1 << 20) && !lacks_space(&file, 16_384, 8_192));
+        // A file system in memory does not say.
+        let says = file_system(&file)? != FileSystem::Volatile;
+        for (pos, len) in [(8_192, 8_192), (0, 16_384), (4_096, 8_192), (0, 655_360), (655_360, 2 << 20), (1 << 30, 1)]
+        {
+            assert_eq!(lacks_space(&file, pos, len), says, "{len} bytes at {pos}");
+        }
         Ok(())
     }
 

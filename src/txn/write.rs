@@ -150,7 +150,7 @@ impl std::fmt::Debug for WriteTxn<'_> {
 }
 
 /// Commits the batch of a writer. Where the store is full, room is made and it is tried again, unless somebody else got
-/// in between.
+/// in between, or nothing has come of that.
 fn commit_with_room<'a>(
     engine: &'a Engine,
     mut writer: WriterGuard<'a>,
@@ -165,8 +165,12 @@ fn commit_with_room<'a>(
             Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => full,
             done => return done.map(|committed| (writer, committed)),
         };
-        writer = engine.room_for(writer)?.ok_or(full)?;
-        claim = later;
+        let before = engine.core.prospects();
+        let Some(again) = engine.room_for(writer)? else { return Err(full) };
+        if claim == later && engine.core.prospects() == before {
+            return Err(full);
+        }
+        (writer, claim) = (again, later);
     }
     engine.commit_batch(writer.batch_mut(), durability, claim).map(|committed| (writer, committed))
 }

@@ -186,6 +186,37 @@ fn on_a_full_disk_a_store_stays_usable() {
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1, "the ballast");
 }
 
+/// A full ext4 ends a transaction of its journal before it refuses space, which takes a flush of the disk.
+#[test]
+fn refused_puts_leave_a_full_disk_alone_until_it_has_space() {
+    const PUTS: u32 = 50;
+    let Some(disk) = Disk::ext4(64) else {
+        eprintln!("no small disk without root and mkfs.ext4");
+        return;
+    };
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![1; 2 * MIB as usize]).unwrap();
+    let db = small().open(disk.path().join("store")).unwrap();
+    let put = |n: u32| db.put(&key(n), &[8; 1_000]);
+    let mut keys = 0;
+    for round in 0..2 {
+        keys = (keys..).find(|&n| put(n).is_err()).unwrap();
+        let before = disk.transactions();
+        for _ in 0..PUTS {
+            let refused = put(keys);
+            assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+        }
+        let made = disk.transactions() - before;
+        assert!(made < u64::from(PUTS) / 2, "round {round}: {made} transactions");
+        match round {
+            0 => fs::remove_file(&ballast).unwrap(),
+            _ => (0..keys / 2).for_each(|n| assert!(db.delete(&key(n)).unwrap())),
+        }
+        put(keys).unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+    assert_eq!(db.check(true).unwrap(), []);
+}
+
 /// Copies a file and leaves holes where it has pages of zeros.
 fn copy_sparse(from: &Path, to: &Path) {
     let bytes = fs::read(from).unwrap();

@@ -40,6 +40,16 @@ impl Disk {
         self.at.path()
     }
 
+    /// Transactions that the journal of an ext4 has ended.
+    pub fn transactions(&self) -> u64 {
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("the kernel lists mounts");
+        let at = self.path().to_str().expect("a plain path");
+        let device = mounts.lines().find_map(|line| line.strip_suffix(line.split_once(&format!(" {at} "))?.1));
+        let device = device.and_then(|text| text.split(' ').next()?.strip_prefix("/dev/")).expect("it is mounted");
+        let journal = std::fs::read_to_string(format!("/proc/fs/jbd2/{device}-8/info")).expect("an ext4");
+        journal.split(' ').next().and_then(|count| count.parse().ok()).expect("a count comes first")
+    }
+
     /// From now on an ext4 cannot read what lies behind its first so many MiB, unless it is in memory.
     pub fn cut(&self, mib: u64) {
         self.image.as_ref().expect("an ext4").set_len(mib << 20).expect("our own file");

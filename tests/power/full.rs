@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use slotdb::Durability::{Eventual, Immediate};
-use slotdb::sim::Call;
+use slotdb::sim::{Call, SimDisk};
 
 use super::base::{Base, EXTENT, key};
 use super::judge::Cuts;
@@ -128,4 +128,51 @@ fn a_transaction_that_waited_for_room_rests_on_what_it_has_read() {
     db.checkpoint().expect("a checkpoint");
     beside += heard.try_iter().filter(Result::is_ok).count() as u64;
     assert_eq!(count(db.get(b"count").expect("a get").as_deref()), own + beside);
+}
+
+/// Calls to the disk that the work makes: writes, syncs, requests for space.
+fn calls<R>(disk: &SimDisk, work: impl FnOnce() -> R) -> ([u64; 3], R) {
+    let count = || [Call::Write, Call::Sync, Call::Allocate].map(|call| disk.count(call));
+    let before = count();
+    let done = work();
+    let after = count();
+    (std::array::from_fn(|n| after[n] - before[n]), done)
+}
+
+/// A put that is refused again asks the disk for space and no more; once there is some, the next put finds it.
+#[test]
+fn a_refused_put_is_cheap_until_space_returns() {
+    let mut rng = Rng::new(seed());
+    let base = Base::empty();
+    for way in ["delete", "delete of another", "snapshot", "snapshot of another", "disk"] {
+        let disk = base.disk();
+        let mut eventual = options();
+        eventual.durability(Eventual);
+        let open = || disk.open(&eventual).expect("a store");
+        let (db, other) = (open(), open());
+        disk.limit(64);
+        let keys = (0..).find(|&n| db.put(&key(n), &rng.bytes(9_000)).is_err()).expect("the disk is small");
+        let reader = if way.ends_with("another") { &other } else { &db };
+        let snapshot = way.starts_with("snapshot").then(|| reader.begin_read().expect("a snapshot"));
+        if snapshot.is_some() {
+            (0..8).for_each(|n| assert!(other.delete(&key(n)).expect("a delete on a full disk")));
+        }
+        let put = || db.put(&key(keys), &[1; 9_000]);
+        let mut last = [u64::MAX; 3];
+        for _ in 0..4 {
+            let refused;
+            (last, refused) = calls(&disk, put);
+            assert!(matches!(refused, Err(slotdb::Error::Full { .. })), "{way}: {refused:?}");
+        }
+        assert!(last[..2] == [0, 0] && last[2] <= 4, "{way}: {last:?} calls for a put that is refused again");
+        match way {
+            "delete" | "delete of another" => {
+                let deleter = if way == "delete" { &db } else { &other };
+                (0..keys / 2).for_each(|n| assert!(deleter.delete(&key(n)).expect("a delete on a full disk")));
+            }
+            "snapshot" | "snapshot of another" => drop(snapshot),
+            _ => disk.limit(80),
+        }
+        put().unwrap_or_else(|e| panic!("{way}: {e}"));
+    }
 }

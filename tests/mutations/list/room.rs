@@ -4,6 +4,30 @@ use super::Mutation;
 
 pub const ALL: &[Mutation] = &[
     Mutation {
+        name: "refusals_forgotten",
+        file: "src/sys/disk.rs",
+        before: "if self.is_refused(pos, len) {",
+        after: "if false {",
+        test: "--test bad_input refused_puts",
+        why: "each put that a full disk refuses flushes its journal many times",
+    },
+    Mutation {
+        name: "refusal_outlives_space",
+        file: "src/sys/disk.rs",
+        before: "len >= self.len && !has_more && ",
+        after: "len >= self.len && ",
+        test: "--test bad_input refused_puts",
+        why: "a put that finds space again is refused",
+    },
+    Mutation {
+        name: "refusal_of_what_has_space",
+        file: "src/sys/disk.rs",
+        before: " && file::lacks_space(&self.file, pos, len)",
+        after: "",
+        test: "--lib what_has_its_space",
+        why: "what looks like a hole and has its space is refused",
+    },
+    Mutation {
         name: "window_not_bounded",
         file: "src/sys/map.rs",
         before: "        len <= all && pos <= all - len",
