@@ -203,6 +203,19 @@ impl Core {
         self.set(Word::FreeHint, FRONT);
     }
 
+    /// Whether what shares a huge page with a range has its space, as far as that is in the file.
+    pub fn is_backed(&self, position: u64, len: u64) -> bool {
+        if position < HUGE_FROM {
+            return true;
+        }
+        let (block, count) = (self.geometry.block(), self.extents());
+        let first = self.extent_of(position) / block * block;
+        let end = (self.extent_of(position + len - 1) / block + 1) * block;
+        let has_space = |n| !matches!(self.extent(n).state().kind(), Kind::Hole | Kind::Punching);
+        // The file may be longer than what is counted, without space there.
+        (first..end.min(count)).all(has_space) && (end <= count || self.map.len() <= self.position_of(count))
+    }
+
     /// First of `run` extents in a row that are free or holes; the holes among them have space now.
     pub fn find_with_holes(&self, run: u64) -> Option<u64> {
         let mut found = 0;

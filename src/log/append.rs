@@ -422,12 +422,13 @@ impl Core {
     }
 
     /// Writes a batch that is laid out: through the map when nothing durable is going on, else with `pwrite`, since one
-    /// mapped store makes the next flush write the whole folio. The first byte written is the point of no return.
+    /// mapped store makes the next flush write the whole folio. And beside holes, since a store to a folio asks for the
+    /// space of all of it, which is SIGBUS on a full disk. The first byte written is the point of no return.
     pub fn append(&self, batch: &Batch, mapped: bool) -> Result<()> {
         for w in &batch.writes {
             let buffer = if w.from_extra { &batch.extra } else { &batch.arena };
             let bytes = &buffer[w.start..w.end];
-            if mapped {
+            if mapped && self.is_backed(w.position, bytes.len() as u64) {
                 fault::point();
                 if !self.map.store(w.position, bytes) {
                     return Err(self.corrupt(w.position, "a segment lies beyond the end of the file"));
