@@ -13,3 +13,4 @@ mod bounds;
 mod compaction;
 mod full;
 mod ledger;
+mod table;

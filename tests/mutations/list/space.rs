@@ -276,4 +276,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test space a_close_shortens",
         why: "a little at the end of a file keeps it long",
     },
+    Mutation {
+        name: "table_in_use_is_left",
+        file: "src/growth.rs",
+        before: "        while chunk <= self.chunks_for(end) {",
+        after: "        while chunk == 0 {",
+        test: "--test space a_compaction_keeps_the_table",
+        why: "a compaction gives back the part of the extent table that tells which extents are in use",
+    },
 ];
