@@ -71,7 +71,8 @@ pub enum Error {
         /// Bytes found.
         found: u64,
     },
-    /// A system call failed; or, with `Options::guard_sigbus`, a page of the map could not be read.
+    /// A system call failed; or the file has grown, and the system gives no address space for the rest of it (`map`);
+    /// or, with `Options::guard_sigbus`, a page of the map could not be read.
     #[error("{}: {op} failed{}: {source}", path.display(), At(*offset))]
     Io {
         /// The store.

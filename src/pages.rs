@@ -196,7 +196,8 @@ impl Core {
     /// Index pages that hold slots of the newest state.
     pub fn pages_in_use(&self) -> u64 {
         let map_pages = self.geometry.map_pages();
-        let extents = (0..self.extents()).map(|n| self.extent(n)).filter(|e| e.state().kind() == Kind::Index);
+        let extents = (0..self.extents_in_reach()).map(|n| self.extent(n));
+        let extents = extents.filter(|extent| extent.state().kind() == Kind::Index);
         let busy = extents.map(|extent| extent.live().saturating_sub(map_pages)).sum::<u64>();
         busy.saturating_sub(self.get(Word::RetiredPages))
     }

@@ -1,7 +1,9 @@
 //! How far this process sees: any process may grow the file, and the others extend their maps when they come to it.
 
+use rustix::io::Errno;
+
 use crate::control::{Core, Word};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sys::atomic::AtomicU64;
 
 impl Core {
@@ -55,6 +57,25 @@ impl Core {
             return Ok(());
         }
         self.map.set_len(len).map_err(|e| self.io("map", len, e))
+    }
+
+    /// Why the map shows nothing at a place that may hold records or pages: the file has it and the map could not be
+    /// extended; or else what leads there is damaged.
+    #[cold]
+    pub fn out_of_reach(&self, position: u64, len: u64, what: &str) -> Error {
+        let is_place = position.is_multiple_of(8) && position >= self.geometry.records_from;
+        let is_in_file = position.checked_add(len).is_some_and(|end| Some(end) <= self.shared_len());
+        if !is_place || !is_in_file {
+            return self.corrupt(position, what);
+        }
+        // Another thread may have had better luck by now.
+        self.cover().err().unwrap_or_else(|| self.io("map", position, Errno::NOMEM.into()))
+    }
+
+    /// Extents of the file that lie in the map. Who looks on without the writer lock does not rely on more: others may
+    /// add some at any moment, and then the map may not follow.
+    pub fn extents_in_reach(&self) -> u64 {
+        self.extents().min(self.extent_of(self.map.len()))
     }
 
     fn shared_len(&self) -> Option<u64> {

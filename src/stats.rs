@@ -132,7 +132,7 @@ impl Core {
     fn space(&self) -> Space {
         let mut space = Space::default();
         let mut n = 0;
-        while n < self.extents() {
+        while n < self.extents_in_reach() {
             let extent = self.extent(n);
             let bytes = extent.run() * self.geometry.extent;
             match extent.state().kind() {
@@ -156,7 +156,7 @@ impl Core {
     /// What is out of use and not yet reusable: extents, and pages in extents that are in use.
     fn retired(&self) -> Vec<Retired> {
         let mut retired = Vec::new();
-        for n in 0..self.extents() {
+        for n in 0..self.extents_in_reach() {
             let extent = self.extent(n);
             let state = extent.state();
             match state.kind() {
@@ -199,6 +199,7 @@ impl Engine {
     /// Numbers about the store. Cost: a walk over the extent table.
     pub fn stats(&self) -> Result<Stats> {
         let core = &self.core;
+        core.cover()?;
         let (applied, ends) = core.ends();
         let (space, retired) = (core.space(), core.retired());
         let horizon = core.cell_pins().iter().map(|&(_, seq, _)| seq).fold(core.get(Word::Visible), u64::min);
@@ -239,6 +240,7 @@ impl Engine {
     /// Processes that have the store open for writing, dead ones that nobody has swept included.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
         let core = &self.core;
+        core.cover()?;
         let pins = core.cell_pins();
         let retired = if pins.is_empty() { Vec::new() } else { core.retired() };
         let pin_info = |&(_, seq, since): &(u64, u64, u64)| PinInfo {

@@ -4,7 +4,8 @@ mod support;
 
 use support::common::number;
 use support::data::{bytes, shown};
-use support::{Agent, Place, seed};
+use support::model::Model;
+use support::{Agent, Place, eventually, seed};
 
 /// Bytes of a value.
 const VALUE: usize = 1 << 20;
@@ -54,4 +55,80 @@ fn readers_follow_a_file_that_outgrows_their_mappings() {
     late.says("scan", &digest);
     late.ok("put last _");
     readers[1].says("get last", "_");
+}
+
+/// The file is sound, so a process that gets no address space for the rest of it must not speak of damage. It goes on as
+/// soon as it gets some.
+#[test]
+fn who_cannot_follow_the_file_says_so() {
+    let place = Place::in_memory();
+    let mut writer = Agent::open("writer", &place.store(), "create eventual extent=65536");
+    let mut model = Model::default();
+    model.tell(&mut writer, "fill k 0 100 1000");
+    let options = ["extent=65536", "ro", "extent=65536 guard"];
+    let mut others = options.map(|options| Agent::open(options, &place.store(), &format!("{options} reserve=4096")));
+    for other in &mut others {
+        other.says("get k7", &shown(&bytes("~1000.7")));
+        other.ok("limit 8000000");
+    }
+    model.tell(&mut writer, "fill m 0 40 1000000");
+    model.tell(&mut writer, "fill k 50 4000 100");
+    for other in &mut others {
+        let says_so = |order: &str, answer: String| {
+            assert!(answer.starts_with("error Io: ") && answer.contains("map failed"), "{order}: {answer}");
+        };
+        for order in ["get m39", "scan", "check", "stats", "processes", "get m39"] {
+            let answer = other.ask(order);
+            says_so(order, answer);
+        }
+    }
+    for other in [0, 2] {
+        for order in ["put key value", "delete k7", "txn begin", "checkpoint", "compact", "sync", "batch immediate a=b"]
+        {
+            others[other].fails(order, "Io");
+        }
+    }
+    for other in &mut others {
+        other.ok("limit none");
+        model.is_in(other);
+    }
+    model.tell(&mut others[0], "put key value");
+    model.is_in(&mut writer);
+    others[0].ok("checkpoint");
+    others[2].ok("sync");
+}
+
+/// A leader that stands still before a step of its flush finds the file longer than its map when it goes on, and gets no
+/// address space for the rest. A sync that fails is final for all, so it must not come to one.
+#[test]
+fn a_leader_that_cannot_follow_the_file_poisons_nobody() {
+    let place = Place::in_memory();
+    let options = "eventual extent=65536";
+    let mut writer = Agent::open("writer", &place.store(), &format!("create {options}"));
+    let mut model = Model::default();
+    for step in 0.. {
+        let mut leader = Agent::open("leader", &place.store(), &format!("{options} reserve=4096"));
+        model.tell(&mut writer, &format!("put key {step}"));
+        leader.ok("limit 2000000");
+        leader.ok(&format!("stop before {step}"));
+        leader.send("sync");
+        let mut answer = None;
+        eventually("the flush stops or is done", || {
+            answer = leader.heard().next();
+            answer.is_some() || leader.rests()
+        });
+        let is_done = answer.is_some();
+        model.tell(&mut writer, &format!("fill v{step} 0 4 1000000"));
+        leader.go_on();
+        let answer = answer.or_else(|| leader.answer()).expect("it lives");
+        assert!(answer == "ok" || answer.contains("map failed"), "before step {step}: {answer}");
+        leader.well("steps 0");
+        leader.ok("limit none");
+        leader.ok("sync");
+        model.is_in(&mut leader);
+        if is_done {
+            assert!(step > 3, "a flush has more steps than {step}");
+            return;
+        }
+    }
 }

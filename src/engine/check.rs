@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::blob::Blob;
 use crate::format::extent::{Kind, PageState};
 use crate::format::hash_key;
@@ -53,15 +53,25 @@ impl Report {
     }
 }
 
+/// What a look came to; none if it met damage, which is what a check reports.
+fn sound<T>(look: Result<T>) -> Result<Option<T>> {
+    match look {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Corrupt { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 impl Engine {
     /// Lists what is wrong. Runs beside writers: a pin keeps what it looks at. Says after each page how far it is.
     pub fn check(&self, deep: bool, tell: &mut dyn FnMut(Checking)) -> Result<Vec<Fault>> {
         let core = &self.core;
+        core.cover()?;
         let pin = core.pin_for_one_get()?;
         let steps = core.get(Word::IndexSteps);
         let (applied, ends) = core.ends();
         let mut report = Report { faults: Vec::new(), live: HashMap::new(), keys: 0, pinned: pin.seq() };
-        core.check_headers(deep, &mut report);
+        core.check_headers(deep, &mut report)?;
         core.check_index(deep, &mut report, &mut |keys| tell(Checking { keys, all_keys: ends.live_keys }))?;
         // Beside writers the counts move; when nothing has, they must agree.
         let changes = || (core.get(Word::Applied), core.get(Word::IndexSteps));
@@ -75,14 +85,15 @@ impl Engine {
 }
 
 impl Core {
-    fn check_headers(&self, deep: bool, report: &mut Report) {
+    fn check_headers(&self, deep: bool, report: &mut Report) -> Result<()> {
         for slot in [0, self.geometry.slot_b()] {
             match self.header_slot(slot) {
-                Ok(header) if deep => self.check_blob(slot, &header, report),
+                Ok(header) if deep => self.check_blob(slot, &header, report)?,
                 Ok(_) => {}
                 Err(bad) => report.add(slot, format!("header slot: {bad:?}")),
             }
         }
+        Ok(())
     }
 
     /// A header slot. A checkpointer may be writing it just now, so a bad one is looked at again.
@@ -98,39 +109,43 @@ impl Core {
     }
 
     /// The image that a header names, unless a later checkpoint has begun to replace it.
-    fn check_blob(&self, slot: u64, header: &Header, report: &mut Report) {
+    fn check_blob(&self, slot: u64, header: &Header, report: &mut Report) -> Result<()> {
         // Private memory still shows the headers of the file, where a later writer may have made a checkpoint of its
         // own.
         let still = || {
             let own = self.shared || header.generation.get() == self.get(Word::Generation);
             own && header.seq.get() == self.get(Word::Checkpoint)
         };
-        let position = header.blob_position.get();
-        let blob = match self.bytes(position, header.blob_len.get()) {
-            None => Err("the checkpoint blob lies beyond the end of the file"),
+        let (position, len) = (header.blob_position.get(), header.blob_len.get());
+        let beyond = "the checkpoint blob lies beyond the end of the file";
+        let bytes = self.bytes(position, len).ok_or_else(|| self.out_of_reach(position, len, beyond));
+        let blob = match sound(bytes)? {
+            None => Err(beyond),
             Some(bytes) if crc32fast::hash(bytes) != header.blob_crc.get() => Err("checksum of the checkpoint blob"),
             // Since then the file may have been made to do without its end, where index extents without pages lay.
             Some(bytes) => Blob::decode(bytes, self.extent_of(header.file_len.get())),
         };
         match blob {
-            Ok(blob) => self.check_frozen_pages(&blob, &still, report),
+            Ok(blob) => self.check_frozen_pages(&blob, &still, report)?,
             Err(what) if still() => report.add(position, format!("{what}, named by the header slot at {slot}")),
             Err(_) => {}
         }
+        Ok(())
     }
 
-    fn check_frozen_pages(&self, blob: &Blob, still: &dyn Fn() -> bool, report: &mut Report) {
+    fn check_frozen_pages(&self, blob: &Blob, still: &dyn Fn() -> bool, report: &mut Report) -> Result<()> {
         if !self.shared {
             // Replayed in private memory, where pages change in place of the file's.
-            return;
+            return Ok(());
         }
         for page in &blob.pages {
             let position = page.position.get();
-            let right = self.page(position).is_ok_and(|p| p.crc() == page.crc.get());
+            let right = sound(self.page(position))?.is_some_and(|p| p.crc() == page.crc.get());
             if !right && still() {
                 report.add(position, "checksum of an index page");
             }
         }
+        Ok(())
     }
 
     fn check_index(&self, deep: bool, report: &mut Report, tell: &mut dyn FnMut(u64)) -> Result<()> {
@@ -141,7 +156,7 @@ impl Core {
                 continue;
             }
             let position = entry.page();
-            let Ok(page) = self.page(position) else {
+            let Some(page) = sound(self.page(position))? else {
                 report.add(position, "an index page lies beyond the end of the file");
                 continue;
             };
@@ -156,24 +171,27 @@ impl Core {
                 report.add(position, "an index page in use is marked free");
             }
             for slot in page.slots() {
-                self.check_slot(position, slot, (index, entry.depth()), deep, report);
+                self.check_slot(position, slot, (index, entry.depth()), deep, report)?;
             }
             tell(report.keys);
         }
         Ok(())
     }
 
-    fn check_slot(&self, page: u64, slot: Slot, bits: (u64, u32), deep: bool, report: &mut Report) {
+    fn check_slot(&self, page: u64, slot: Slot, bits: (u64, u32), deep: bool, report: &mut Report) -> Result<()> {
         let position = slot.pointer.position();
-        let Some(found) = self.try_record(position) else {
-            return report.add(page, format!("a slot points beyond the end of the file, to {position}"));
+        let Some(found) = sound(self.record(position))? else {
+            report.add(page, format!("a slot points beyond the end of the file, to {position}"));
+            return Ok(());
         };
         let hash = hash_key(found.key(), self.geometry.seed);
         if tag(hash) != slot.tag || !slot.pointer.matches(hash) || suffix(hash, bits.1) != bits.0 {
-            return report.add(position, "a slot points to a record of another key");
+            report.add(position, "a slot points to a record of another key");
+            return Ok(());
         }
         if !matches!(found.header.kind(), Some(record::Kind::Put | record::Kind::Delete)) {
-            return report.add(position, "a slot points to a record that is neither put nor delete");
+            report.add(position, "a slot points to a record that is neither put nor delete");
+            return Ok(());
         }
         if found.is_tombstone() != slot.pointer.is_tombstone() {
             report.add(position, "a slot and its record differ on whether the key is gone");
@@ -188,6 +206,7 @@ impl Core {
             Err(_) => report.add(position, "a live record lies outside the segments in use"),
         }
         report.keys += u64::from(!found.is_tombstone());
+        Ok(())
     }
 
     /// When the segment that held a position was retired; none if it was not.
@@ -197,7 +216,7 @@ impl Core {
     }
 
     fn check_segments(&self, quiet: &dyn Fn() -> bool, report: &mut Report) {
-        for n in 0..self.extents() {
+        for n in 0..self.extents_in_reach() {
             let extent = self.extent(n);
             if extent.state().kind() != Kind::Log {
                 continue;

@@ -241,7 +241,7 @@ impl Core {
 
     /// Bytes of index pages, directory and page maps.
     pub fn index_bytes(&self) -> u64 {
-        let kinds = (0..self.extents()).map(|n| self.extent(n));
+        let kinds = (0..self.extents_in_reach()).map(|n| self.extent(n));
         let bytes = kinds.map(|extent| match extent.state().kind() {
             crate::format::extent::Kind::Index => extent.live() * crate::format::PAGE,
             crate::format::extent::Kind::Directory => {

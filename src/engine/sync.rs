@@ -81,12 +81,13 @@ impl Core {
     /// Makes the log durable from the durable cursor to the applied tail. Under the sync lock.
     fn flush(&self) -> Result<()> {
         self.check_poison()?;
+        let (seq, ends) = self.ends();
+        // Up to these ends, to which another process may just have grown the file: a sync of what no map reaches fails.
         self.cover()?;
         // Found set: its owner died and may have met an error that it could not tell. Bytes that a failed sync left
         // clean are made dirty again. Those that have left memory since are lost, and what stands there now is old.
         let again = self.get(Word::SyncActive) != 0;
         self.set(Word::SyncActive, self.me().max(1));
-        let (seq, ends) = self.ends();
         let pieces = self.log_between(self.get(Word::Cursor), ends.tail).map_err(|e| self.cause(e))?;
         if again {
             self.rewrite(&pieces)?;
@@ -105,8 +106,6 @@ impl Core {
     /// Whole batches lead from the durable cursor to the applied seq and its ends. The chain at the cursor is not
     /// known; what the first batch says of the chain after it is confirmed by the next one, or by the ends.
     fn check_unsynced(&self, applied: u64, ends: Ends) -> Result<()> {
-        // The file may have grown up to there.
-        self.cover()?;
         let cursor = self.get(Word::Cursor);
         let (mut at, mut chain) = (cursor, None);
         let mut seq = self.header_at(cursor).map_or(0, RecordHeader::seq);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::control::{Core, Word, load, store};
 use crate::error::{Error, Result};
+use crate::format::PAGE;
 use crate::format::extent::Kind;
 use crate::format::slot::{DirEntry, PAGE_WORDS, Root, depth_limit, suffix};
 use crate::index::page::Page;
@@ -33,7 +34,7 @@ impl Core {
         let position = root.position() + index * 8;
         match self.words::<1>(position) {
             Some(cell) => Ok(&cell[0]),
-            None => Err(self.corrupt(position, "the directory lies beyond the end of the file")),
+            None => Err(self.out_of_reach(position, 8, "the directory lies beyond the end of the file")),
         }
     }
 
@@ -56,7 +57,7 @@ impl Core {
     pub fn page(&self, position: u64) -> Result<Page<'_>> {
         match self.words::<PAGE_WORDS>(position) {
             Some(words) => Ok(Page::new(words)),
-            None => Err(self.corrupt(position, "an index page lies beyond the end of the file")),
+            None => Err(self.out_of_reach(position, PAGE, "an index page lies beyond the end of the file")),
         }
     }
 

@@ -95,7 +95,8 @@ impl Core {
 
     #[cold]
     fn bad_pointer(&self, position: u64) -> Error {
-        self.corrupt(position, "a pointer leads where no record is")
+        let len = self.header_at(position).map_or(0, |header| header.key_len() + header.value_len());
+        self.out_of_reach(position, RECORD_HEADER + len, "a pointer leads where no record is")
     }
 
     /// A record that is about to be returned, with its checksum looked at if that was asked for.

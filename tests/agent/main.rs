@@ -7,6 +7,7 @@
 mod common;
 mod data;
 mod fork;
+mod limit;
 mod options;
 mod pester;
 mod session;
@@ -55,6 +56,9 @@ pub fn error(e: &slotdb::Error) -> String {
 pub fn anywhere(words: &[&str]) -> Option<String> {
     match *words {
         ["arm", steps] => slotdb::fault::arm(options::number(steps)),
+        ["stop", "before", steps] => slotdb::fault::arm_with(options::number(steps), Box::new(limit::stop)),
+        ["limit", "none"] => limit::lift(),
+        ["limit", spare] => limit::limit(options::number(spare)),
         ["pester", microseconds] => pester::pester(options::number(microseconds)),
         ["spawn"] => return Some(fork::spawn()),
         ["steps", armed] => return Some(slotdb::fault::disarm(options::number(armed)).to_string()),

@@ -182,9 +182,14 @@ impl Agent {
     /// Stops the process where it stands, unless it is dead; it still has all its locks.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
-        let stat = format!("/proc/{}/stat", self.pid());
-        let state = || std::fs::read_to_string(&stat).ok()?.rsplit(") ").next()?.chars().next();
-        eventually("the process stops", || state().is_none_or(|state| "TZX".contains(state)));
+        eventually("the process stops", || self.rests());
+    }
+
+    /// Whether the process is stopped, or dead.
+    pub fn rests(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok();
+        let state = stat.and_then(|stat| stat.rsplit(") ").next()?.chars().next());
+        state.is_none_or(|state| "TZX".contains(state))
     }
 
     /// Lets a stopped process go on.
