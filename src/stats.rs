@@ -199,7 +199,6 @@ impl Engine {
     /// Numbers about the store. Cost: a walk over the extent table.
     pub fn stats(&self) -> Result<Stats> {
         let core = &self.core;
-        core.cover()?;
         let (applied, ends) = core.ends();
         let (space, retired) = (core.space(), core.retired());
         let horizon = core.cell_pins().iter().map(|&(_, seq, _)| seq).fold(core.get(Word::Visible), u64::min);
