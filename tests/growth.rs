@@ -57,8 +57,8 @@ fn readers_follow_a_file_that_outgrows_their_mappings() {
     readers[1].says("get last", "_");
 }
 
-/// The file is sound, so a process that gets no address space for the rest of it must not speak of damage. It goes on as
-/// soon as it gets some.
+/// The file is sound, so a process that gets no address space for the rest of it must not speak of damage. It goes on
+/// as soon as it gets some.
 #[test]
 fn who_cannot_follow_the_file_says_so() {
     let place = Place::in_memory();
@@ -98,8 +98,8 @@ fn who_cannot_follow_the_file_says_so() {
     others[2].ok("sync");
 }
 
-/// A leader that stands still before a step of its flush finds the file longer than its map when it goes on, and gets no
-/// address space for the rest. A sync that fails is final for all, so it must not come to one.
+/// A leader that stands still before a step of its flush finds the file longer than its map when it goes on, and gets
+/// no address space for the rest. A sync that fails is final for all, so it must not come to one.
 #[test]
 fn a_leader_that_cannot_follow_the_file_poisons_nobody() {
     let place = Place::in_memory();
