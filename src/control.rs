@@ -65,6 +65,8 @@ pub enum Word {
     BlobLen = 45,
     /// Extents that each of two runs for blobs has at least; 0: there are not two. Changed under the writer lock.
     BlobRoom = 46,
+    /// Number of the folio of the log that was last seen to have all its space; 0: none. Under the writer lock.
+    BackedFolio = 47,
     /// A batch is being written: process number + 1.
     WriterActive = 48,
     /// Who holds the writer lock: process number + 1.

@@ -61,6 +61,11 @@ impl Core {
         self.disk.allocate(position, end - position).map_err(refused)?;
         self.map.set_len(end).map_err(|e| self.io("map", position, e))?;
         self.check_end(count)?;
+        // What lies before it in its folio may be holes.
+        let before = self.folio_of(count).start;
+        if !tables.is_empty() && before < count {
+            self.disk.allocate(self.position_of(before), self.position_of(count - before)).map_err(refused)?;
+        }
         let mut first = count;
         for &(chunk, extents) in &tables {
             store(self.chunk(chunk), self.position_of(first));
@@ -121,6 +126,9 @@ impl Core {
     /// it, goes back to the file system; the next growth forgets such parts of the table.
     pub fn leave_extents(&self, count: u64) -> Result<()> {
         let before = self.extents();
+        let folio = self.folio_of(count.max(1) - 1);
+        let is_stored_to = (folio.start..count).any(|n| self.kind_at(n).is_stored_to());
+        let count = if is_stored_to { folio.end } else { count };
         if count >= before {
             return Ok(());
         }
@@ -128,6 +136,7 @@ impl Core {
         self.check_map()?;
         crate::fault::point();
         self.set(Word::Extents, count);
+        self.set(Word::BackedFolio, 0);
         self.set(Word::FreeHint, FRONT);
         self.recount();
         self.punch_range(self.position_of(count), self.position_of(before - count));
@@ -203,19 +212,6 @@ impl Core {
         self.set(Word::FreeHint, FRONT);
     }
 
-    /// Whether what shares a huge page with a range has its space, as far as that is in the file.
-    pub fn is_backed(&self, position: u64, len: u64) -> bool {
-        if position < HUGE_FROM {
-            return true;
-        }
-        let (block, count) = (self.geometry.block(), self.extents());
-        let first = self.extent_of(position) / block * block;
-        let end = (self.extent_of(position + len - 1) / block + 1) * block;
-        let has_space = |n| !matches!(self.extent(n).state().kind(), Kind::Hole | Kind::Punching);
-        // The file may be longer than what is counted, without space there.
-        (first..end.min(count)).all(has_space) && (end <= count || self.map.len() <= self.position_of(count))
-    }
-
     /// First of `run` extents in a row that are free or holes; the holes among them have space now.
     pub fn find_with_holes(&self, run: u64) -> Option<u64> {
         let mut found = 0;
@@ -230,25 +226,33 @@ impl Core {
         })
     }
 
-    /// Takes free extents beyond `keep` out of use, those at the end first, so that their space can go back; together
-    /// with those of somebody who died between this and `punched`. Under the checkpoint lock too.
+    /// Takes free extents beyond `keep` out of use, those at the end first, so that their space can go back, as far as
+    /// nothing in use shares a folio with them; together with those of somebody who died between this and `punched`.
+    /// Under the checkpoint lock too.
     pub fn set_aside(&self, keep: u64) -> Vec<u64> {
         let mut surplus = self.get(Word::Free).saturating_sub(keep);
-        let mut aside = Vec::new();
-        for n in (0..self.extents()).rev() {
-            let extent = self.extent(n);
-            match extent.state().kind() {
-                Kind::Punching => aside.push(n),
-                Kind::Free if surplus > 0 => {
-                    surplus -= 1;
-                    extent.set_state(ExtentState::new(Kind::Punching));
+        let (mut aside, mut end) = (Vec::new(), self.extents());
+        while end > 0 {
+            let folio = self.folio_of(end - 1).start..end;
+            end = folio.start;
+            let free = folio.clone().filter(|&n| self.kind_at(n) == Kind::Free).count() as u64;
+            let goes = free <= surplus && folio.clone().all(|n| self.kind_at(n).is_unused());
+            surplus -= if goes { free } else { 0 };
+            for n in folio.rev() {
+                let kind = self.kind_at(n);
+                if goes && kind == Kind::Free {
+                    self.extent(n).set_state(ExtentState::new(Kind::Punching));
                     self.add(Word::Free, -1);
                     aside.push(n);
+                } else if goes && kind == Kind::Punching {
+                    aside.push(n);
+                } else if kind == Kind::Punching {
+                    self.extent(n).set_state(ExtentState::new(Kind::Hole));
                 }
-                _ => {}
             }
         }
         aside.reverse();
+        self.set(Word::BackedFolio, 0);
         log::debug!("{}: {} extents become holes", self.path.display(), aside.len());
         aside
     }

@@ -45,6 +45,7 @@ mod engine;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+mod folio;
 mod format;
 mod geometry;
 mod growth;

@@ -9,8 +9,10 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use rustix::io::Errno;
+
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::blob::BlobPage;
 use crate::format::extent::{ExtentState, Kind};
 use crate::growth::chunk_of;
@@ -186,20 +188,22 @@ impl Core {
             1 => self.find_place(kind),
             _ if run == self.geometry.block() && kind == Kind::Log => self.find_block(),
             _ if self.get(Word::FreeHint) == FRONT => self.find_with_holes(run),
-            _ => self.find_free(run),
+            _ => self.find_free(kind, run),
         };
+        found = found.filter(|&first| self.suits(kind, first, run));
         if found.is_none() {
             self.recount();
             self.ensure_free(kind, run, claim)?;
-            found = self.find_free(run).or_else(|| self.find_with_holes(run));
+            let holes = || self.find_with_holes(run).filter(|&first| self.suits(kind, first, run));
+            found = self.find_free(kind, run).or_else(holes);
         }
         if found.is_none() {
             self.grow(run)?;
-            found = self.find_free(run);
+            found = self.find_free(kind, run);
         }
         // A lost page of the table reads as free.
         self.check_map()?;
-        let first = found.ok_or_else(|| self.corrupt(0, "the extent table lost extents that were just added"))?;
+        let first = found.ok_or_else(|| self.no_place(kind, run))?;
         self.mark_run(first, run, kind);
         self.add(Word::Free, -(run as i64));
         if kind == Kind::Log {
@@ -207,6 +211,16 @@ impl Core {
         }
         self.set(Word::FreeHint, first + run);
         Ok(first)
+    }
+
+    /// Why there is no place for a run although the file has just grown.
+    #[cold]
+    fn no_place(&self, kind: Kind, run: u64) -> Error {
+        if kind.is_stored_to() {
+            // Holes around it found no space.
+            return Error::no_space(&self.path, 0, self.position_of(run), Errno::NOSPC.into());
+        }
+        self.corrupt(0, "the extent table lost extents that were just added")
     }
 
     /// Marks a run as in use, its head last.
@@ -364,12 +378,14 @@ impl Core {
         Ok(())
     }
 
-    /// First of `run` free extents in a row.
-    fn find_free(&self, run: u64) -> Option<u64> {
+    /// First of `run` free extents in a row, where what they are for may lie.
+    fn find_free(&self, kind: Kind, run: u64) -> Option<u64> {
         let mut found = 0;
         (0..self.extents()).find_map(|n| {
-            found = if self.extent(n).state().kind() == Kind::Free { found + 1 } else { 0 };
-            (found == run).then(|| n + 1 - run)
+            found = if self.kind_at(n) == Kind::Free { found + 1 } else { 0 };
+            let first = (n + 1).checked_sub(run)?;
+            let will_do = found >= run && (!kind.is_stored_to() || self.is_backed(first, run));
+            will_do.then_some(first)
         })
     }
 
@@ -391,13 +407,13 @@ impl Core {
     /// where much is unused already, anywhere.
     fn find_place(&self, kind: Kind) -> Option<u64> {
         if self.get(Word::FreeHint) == FRONT || self.position_of(self.extents()) <= HUGE_FROM {
-            return self.find_free(1);
+            return self.find_free(kind, 1);
         }
         let own = || self.find_in_block(kind, Kind::Free);
         own()
             .or_else(|| self.filled_hole(kind))
             .or_else(|| self.grow_for_block().then(own)?)
-            .or_else(|| self.find_free(1))
+            .or_else(|| self.find_free(kind, 1))
     }
 
     /// A hole in a block of that sort, with space again.

@@ -299,6 +299,9 @@ fn header_values_out_of_bounds_are_refused() {
             assert!(matches!(error, Error::Corrupt { .. }), "{value:#x} at {field}: {error}");
         }
     };
+    // More than the file has room for: their index would be reserved.
+    refuses(LIVE_KEYS, 1 << 24);
+    refuses(LIVE_BYTES, 1 << 40);
     for field in [GENERATION, SEQ, LIVE_KEYS, LIVE_BYTES, FILE_LEN] {
         // One more would overflow a number, or the bits that a record has for it.
         [u64::MAX, u64::MAX - 1, 1 << 63, (1 << 52) - 1].iter().for_each(|&value| refuses(field, value));

@@ -83,7 +83,7 @@ const FLOORS: [&[&str]; 8] = [
     &["engine"],
     &["index"],
     &["log"],
-    &["space", "blobs", "growth", "pages", "readers", "guard", "reach", "control", "geometry", "fault"],
+    &["space", "blobs", "growth", "folio", "pages", "readers", "guard", "reach", "control", "geometry", "fault"],
     &["format", "sys"],
 ];
 

@@ -47,7 +47,7 @@ impl Plan {
 }
 
 fn is_unused(state: ExtentState) -> bool {
-    matches!(state.kind(), Kind::Hole | Kind::Retired)
+    matches!(state.kind(), Kind::Hole | Kind::Free | Kind::Retired)
 }
 
 impl Core {
@@ -59,7 +59,7 @@ impl Core {
         let found = self.read_log(header)?;
         let mut plan = self.plan(header, &found, readers)?;
         if self.shared {
-            self.hold_space(&plan)?;
+            self.hold_space(&mut plan)?;
             self.mend_headers(header)?;
             self.make_log_durable(&found)?;
         }
@@ -229,7 +229,7 @@ impl Core {
 
     /// Makes sure that all extents in use have their space, before anything is written. Who copied the file may have
     /// left out blocks of zeros, and on a full disk a store to one that is missing kills the process.
-    fn hold_space(&self, plan: &Plan) -> Result<()> {
+    fn hold_space(&self, plan: &mut Plan) -> Result<()> {
         for (position, len) in self.geometry.fixed_ranges() {
             self.hold(position, len)?;
         }
@@ -240,6 +240,22 @@ impl Core {
                 self.hold_extents(first, extents.len() as u64)?;
             }
             first += extents.len() as u64;
+        }
+        self.hold_folios(plan)
+    }
+
+    /// What may share a folio with index pages is held too, and free from now on.
+    fn hold_folios(&self, plan: &mut Plan) -> Result<()> {
+        let (mut first, count) = (0, plan.extents.len() as u64);
+        while first < count {
+            let end = self.folio_of(first).end.min(count);
+            let folio = &mut plan.extents[first as usize..end as usize];
+            if folio.iter().any(|e| e.0.kind().is_stored_to()) && folio.iter().any(|e| is_unused(e.0)) {
+                self.hold_extents(first, end - first)?;
+                let holes = folio.iter_mut().filter(|e| e.0.kind() == Kind::Hole);
+                holes.for_each(|e| e.0 = ExtentState::new(Kind::Free));
+            }
+            first = end;
         }
         Ok(())
     }
@@ -273,15 +289,16 @@ impl Core {
     fn plan_table(&self, plan: &mut Plan, run: u64) -> Result<u64> {
         let mut found = 0;
         let end = plan.extents.iter().position(|e| {
-            found = if e.0.kind() == Kind::Hole { found + 1 } else { 0 };
+            found = if matches!(e.0.kind(), Kind::Hole | Kind::Free) { found + 1 } else { 0 };
             found == run
         });
         let first = end.map_or(plan.extents.len() as u64, |end| end as u64 + 1 - run);
         let (position, len) = (self.position_of(first), self.position_of(run));
-        self.hold_extents(first, run)?;
+        let count = (plan.extents.len() as u64).max(first + run);
+        let around = self.folio_of(first).start..self.folio_of(first + run - 1).end.min(count);
+        self.hold_extents(around.start, around.end - around.start)?;
         self.map.set_len(position + len).map_err(|e| self.io("map", position, e))?;
-        let count = plan.extents.len().max((first + run) as usize);
-        plan.extents.resize(count, (ExtentState::new(Kind::Hole), 1, 0));
+        plan.extents.resize(count as usize, (ExtentState::new(Kind::Hole), 1, 0));
         // The table is written in whole: entries of a chunk that are not of the file read as free.
         let words = self.position_of(run) / 8 / EXTENT_WORDS as u64;
         for n in 0..words {

@@ -27,6 +27,18 @@ pub enum Kind {
     Punching,
 }
 
+impl Kind {
+    /// Whether it is stored to through the map. What is to become an index extent is handed out as a fixed one.
+    pub fn is_stored_to(self) -> bool {
+        matches!(self, Kind::Index | Kind::Directory | Kind::Table | Kind::Fixed)
+    }
+
+    /// Whether it is nothing, with space or without.
+    pub fn is_unused(self) -> bool {
+        matches!(self, Kind::Free | Kind::Hole | Kind::Punching)
+    }
+}
+
 /// The state word of an extent: kind in 4 bits, three flags, and 52 bits of seq (retired) or of distance to the head
 /// (inner).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

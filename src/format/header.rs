@@ -8,6 +8,7 @@ use std::mem::{offset_of, size_of};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::record::RECORD_HEADER;
 use super::{MAX_EXTENT, MAX_POSITION, MIN_EXTENT};
 
 /// First bytes of every store. The line ends catch transfers that translate them.
@@ -150,7 +151,9 @@ impl Header {
             "blob position"
         } else if self.seq.get() > MOST || self.generation.get() > MOST {
             "seq"
-        } else if self.live_keys.get() > MOST || self.live_bytes.get() > MOST {
+        } else if self.live_keys.get() > self.file_len.get() / RECORD_HEADER
+            || self.live_bytes.get() > self.file_len.get()
+        {
             "live counts"
         } else {
             return Ok(());

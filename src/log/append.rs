@@ -428,7 +428,7 @@ impl Core {
         for w in &batch.writes {
             let buffer = if w.from_extra { &batch.extra } else { &batch.arena };
             let bytes = &buffer[w.start..w.end];
-            if mapped && self.is_backed(w.position, bytes.len() as u64) {
+            if mapped && self.is_backed_at(w.position, bytes.len() as u64) {
                 fault::point();
                 if !self.map.store(w.position, bytes) {
                     return Err(self.corrupt(w.position, "a segment lies beyond the end of the file"));

@@ -34,6 +34,7 @@ fn child() {
         "read-only" => with_read_permission(&store),
         "limited" => fill(&store, &small(), |e| matches!(e, Error::Full { .. })),
         "sparse" => use_sparse_copy(&store),
+        "beside holes" => overwrite_beside_holes(&store),
         other => panic!("no role {other:?}"),
     }
 }
@@ -213,6 +214,57 @@ fn refused_puts_leave_a_full_disk_alone_until_it_has_space() {
             _ => (0..keys / 2).for_each(|n| assert!(db.delete(&key(n)).unwrap())),
         }
         put(keys).unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+    assert_eq!(db.check(true).unwrap(), []);
+}
+
+/// A store through the map to a folio that holds a hole asks for the space of all of it, and on a full disk that is
+/// SIGBUS.
+#[test]
+fn overwriting_beside_holes_on_a_full_disk_kills_nobody() {
+    let Some(disk) = Disk::ext4(96) else {
+        eprintln!("no small disk without root and mkfs.ext4");
+        return;
+    };
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "system::child", "--nocapture"]);
+    run(child, "beside holes", &disk.path().join("store"));
+}
+
+/// Makes a file that takes all the space there is.
+fn fill_disk(path: &Path) {
+    let file = fs::File::create(path).unwrap();
+    let (mut len, mut piece) = (0, MIB);
+    while piece >= 4_096 {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), len, piece) {
+            Ok(()) => len += piece,
+            Err(_) => piece /= 2,
+        }
+    }
+}
+
+/// Overwrites what is left of a large store, when others have taken the space that it gave back and what was in memory
+/// has come back in huge folios.
+fn overwrite_beside_holes(store: &Path) {
+    let open = || Options::new().create(true).durability(Durability::Eventual).open(store).unwrap();
+    let is_kept = |n: &u32| n.wrapping_mul(2_654_435_761) >> 16 & 7 == 0;
+    let mut db = open();
+    let keys = (0..).find(|&n| db.put(&key(n), &[7; 100]).is_err()).unwrap();
+    (0..keys).filter(|n| !is_kept(n)).for_each(|n| assert!(db.delete(&key(n)).unwrap()));
+    for round in 0..4 {
+        (0..8).for_each(|_| drop(db.put(b"a", b"b").and_then(|()| db.checkpoint())));
+        if round % 2 == 1 {
+            assert!(matches!(db.compact(|_| true), Ok(true) | Err(Error::Full { .. })));
+        }
+        db.close().unwrap();
+        let _ = fs::write("/proc/sys/vm/drop_caches", "1");
+        db = open();
+        fill_disk(&store.with_file_name(format!("ballast {round}")));
+        (0..keys).filter(is_kept).for_each(|n| assert_eq!(db.get(&key(n)).unwrap().as_deref(), Some(&[7; 100][..])));
+        for n in (0..keys).filter(is_kept).step_by(50) {
+            let refused = db.put(&key(n), &[7; 100]);
+            assert!(matches!(refused, Ok(()) | Err(Error::Full { .. })), "round {round}: {refused:?}");
+        }
     }
     assert_eq!(db.check(true).unwrap(), []);
 }

@@ -214,7 +214,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "holes_of_a_copy_stay",
         file: "src/engine/recover.rs",
-        before: "            self.hold_space(&plan)?;\n",
+        before: "            self.hold_space(&mut plan)?;\n",
         after: "",
         test: "--test bad_input a_copy_with_holes",
         why: "a store to a hole finds the disk full, which is death by SIGBUS",

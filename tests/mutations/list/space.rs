@@ -36,6 +36,22 @@ pub const ALL: &[Mutation] = &[
         why: "a full store cannot delete or checkpoint",
     },
     Mutation {
+        name: "stores_beside_holes",
+        file: "src/log/append.rs",
+        before: "if mapped && self.is_backed_at(w.position, bytes.len() as u64) {",
+        after: "if mapped {",
+        test: "--test bad_input overwriting_beside_holes",
+        why: "SIGBUS on a full disk, which has no space for the rest of a folio",
+    },
+    Mutation {
+        name: "any_number_of_keys",
+        file: "src/format/header.rs",
+        before: "self.live_keys.get() > self.file_len.get() / RECORD_HEADER",
+        after: "self.live_keys.get() > MOST",
+        test: "--test deaths header_values_out_of_bounds",
+        why: "a forged count makes a writer reserve gigabytes",
+    },
+    Mutation {
         name: "no_spare_runs_for_blobs",
         file: "src/blobs.rs",
         before: "self.least_run(Claim::Put) > 1",
@@ -62,7 +78,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "punched_while_free",
         file: "src/growth.rs",
-        before: "                    extent.set_state(ExtentState::new(Kind::Punching));\n",
+        before: "                    self.extent(n).set_state(ExtentState::new(Kind::Punching));\n",
         after: "",
         test: "--test power what_is_being_punched",
         why: "a commit writes to space that is just given back",
