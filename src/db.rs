@@ -233,7 +233,8 @@ impl Db {
     }
 
     /// Sizes and counts. Cost: a walk over the extent table, which has an entry for each extent, and over the page maps
-    /// of index extents; a call about locks for each process that has the store open.
+    /// of index extents; a call about locks for each process that has the store open, and some for each commit that
+    /// snapshots of read-only handles read.
     ///
     /// # Errors
     /// `Io` if that call fails; `Forked`. With `Options::guard_sigbus`, `Truncated` or `Io` after a page was lost.
@@ -242,8 +243,9 @@ impl Db {
         self.settled(self.engine().stats())
     }
 
-    /// The processes that have the store open for writing, their snapshots, and who has the writer lock. Cost and
-    /// errors are those of `stats`.
+    /// The processes that have the store open for writing, their snapshots, and who has the writer lock; then the
+    /// snapshots of read-only handles, with their processes where the system tells. Cost and errors are those of
+    /// `stats`; where there are such snapshots it also looks at each open file of each process, in /proc.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
         self.engine().check_fork()?;
         self.settled(self.engine().processes())

@@ -250,7 +250,8 @@ impl fmt::Display for HeldBy<'_> {
     }
 }
 
-/// A snapshot that keeps space from being used again. `Db::processes` and `kvctl who` name its process.
+/// A snapshot that keeps space from being used again. `Db::processes` and `kvctl who` list it, with its process; that
+/// of a read-only handle only where the system tells whose a lock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Held {

@@ -353,7 +353,7 @@ impl Core {
     }
 
     /// The oldest pin of a read-only opener below `below`, or `below`.
-    fn oldest_byte_pin(&self, mut below: u64) -> Result<u64> {
+    pub fn oldest_byte_pin(&self, mut below: u64) -> Result<u64> {
         let failed = |e| self.io("lock query", None, e);
         if self.locks.conflict(bytes::READ_ONLY, 1).map_err(failed)?.is_none() {
             return Ok(below);
@@ -470,6 +470,12 @@ impl Core {
             Some((owner, seq, cell[CELL_SINCE].load(Ordering::Relaxed)))
         };
         (0..used).filter_map(pin).collect()
+    }
+
+    /// Seqs that snapshots of this handle pin by byte locks, once for each.
+    pub fn own_byte_pins(&self) -> Vec<u64> {
+        let pinned = self.lanes.bytes.lock();
+        pinned.iter().flat_map(|(&seq, &count)| std::iter::repeat_n(seq, count as usize)).collect()
     }
 
     /// Who holds a lock, as far as its word (process number + 1) tells, and since when it has or might have had it.

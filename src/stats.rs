@@ -1,15 +1,24 @@
 //! Numbers about a store and the processes that use it.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::time::SystemTime;
 
-use crate::control::{Core, PROCESSES, Word};
+use crate::control::{CELLS, Core, PROCESSES, Word};
 use crate::engine::Engine;
 use crate::error::{Error, Held, Result};
 use crate::format::PAGE;
 use crate::format::extent::{Kind, PageState};
 use crate::format::header::VERSION;
-use crate::readers::time;
+use crate::readers::{bytes, time};
 use crate::space::reusable;
+use crate::sys::holders::Holder;
+use crate::sys::host;
+
+/// Where the locks are by which read-only openers pin.
+const PINS: Range<u64> = bytes::PIN..bytes::OPEN;
+/// Pins of read-only openers that are counted or listed, at most: anybody who may read the file may lock any byte.
+const MOST_PINS: usize = CELLS as usize;
 
 /// Sizes in bytes and counts. A picture of a moving store: the numbers are each right at some instant of the call.
 #[derive(Clone, Debug)]
@@ -41,7 +50,7 @@ pub struct Stats {
     pub index_pages: u64,
     /// Processes that have the store open for writing, this one included.
     pub processes: u64,
-    /// Snapshots that are open.
+    /// Snapshots that are open. Of those that other read-only handles have, all that read the same commit count as one.
     pub readers: u64,
     /// Oldest seq that a snapshot reads, or may still begin to read.
     pub horizon: u64,
@@ -79,23 +88,28 @@ pub struct Seqs {
     pub checkpoint: u64,
 }
 
-/// A process that has the store open.
+/// A process that has the store open for writing, or has a snapshot by a read-only handle.
+///
+/// A read-only handle leaves no trace in a store but locks: its process is the one that the system names as their
+/// owner, if it does.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProcessInfo {
-    /// Its number in the store.
-    pub number: u32,
-    /// Its process id, as it sees it itself.
-    pub pid: u32,
-    /// Its command.
-    pub command: String,
-    /// When it opened the store.
-    pub attached_at: SystemTime,
+    /// Its number in the store; none: by a read-only handle.
+    pub number: Option<u32>,
+    /// Its process id, as it sees it itself; by a read-only handle, as this process sees it. None where the system does
+    /// not tell, since the process belongs to another user or is in another container.
+    pub pid: Option<u32>,
+    /// Its command; none where there is no pid.
+    pub command: Option<String>,
+    /// When it opened the store; not known of a read-only handle.
+    pub attached_at: Option<SystemTime>,
     /// Proven by its lock, not by its pid.
     pub alive: bool,
     /// Since when it has the writer lock, if it does.
     pub writer_since: Option<SystemTime>,
-    /// Its snapshots.
+    /// Its snapshots. By a read-only handle other than this one, those that read the same commit are one; and a handle
+    /// that was opened when nobody else had the store open is one, for as long as it is open.
     pub pins: Vec<PinInfo>,
 }
 
@@ -105,10 +119,17 @@ pub struct ProcessInfo {
 pub struct PinInfo {
     /// What it reads.
     pub seq: u64,
-    /// When it began; none for a single get.
+    /// When it began; none for a single get, and not known of a read-only handle.
     pub since: Option<SystemTime>,
     /// Bytes that were retired after what it reads: they stay at least until it ends, and snapshots as old.
     pub holds_bytes: u64,
+}
+
+/// Who pins by locks.
+struct LockedPins {
+    pid: Option<u32>,
+    command: Option<String>,
+    seqs: Vec<u64>,
 }
 
 /// Something that is out of use and not yet reusable.
@@ -177,6 +198,39 @@ impl Core {
         retired
     }
 
+    /// What other read-only handles pin: each piece is of one of them, or of several.
+    fn locked_pins(&self) -> Result<Vec<Range<u64>>> {
+        let failed = |e| self.io("lock query", None, e);
+        if self.locks.conflict(bytes::READ_ONLY, 1).map_err(failed)?.is_none() {
+            return Ok(Vec::new());
+        }
+        self.locks.locked(&PINS, MOST_PINS).map_err(failed)
+    }
+
+    /// The pins of read-only handles by who has them: this handle first, then those that the system names, then what
+    /// remains.
+    fn locked_pins_by_holder(&self) -> Result<Vec<LockedPins>> {
+        let own = LockedPins {
+            pid: Some(host::pid()),
+            command: Some(String::from_utf8_lossy(&host::command()).into_owned()),
+            seqs: self.own_byte_pins(),
+        };
+        let mut found = vec![own];
+        let pieces = self.locked_pins()?;
+        if !pieces.is_empty() {
+            let holders = self.locks.holders(&PINS).map_err(|e| self.io("lock query", None, e))?;
+            let named = |Holder { pid, command, locks }| LockedPins { pid: Some(pid), command, seqs: seqs(&locks) };
+            found.extend(holders.into_iter().map(named));
+        }
+        let known: HashSet<u64> = found[1..].iter().flat_map(|each| &each.seqs).copied().collect();
+        for piece in pieces {
+            let rest = seqs(&[piece]).into_iter().filter(|seq| !known.contains(seq)).collect();
+            found.push(LockedPins { pid: None, command: None, seqs: rest });
+        }
+        found.retain(|each| !each.seqs.is_empty());
+        Ok(found)
+    }
+
     /// The error of an operation; of one that found no space, with the snapshot that keeps some.
     #[cold]
     pub fn explained(&self, mut error: Error) -> Error {
@@ -195,13 +249,23 @@ fn held_by(seq: u64, retired: &[Retired]) -> u64 {
     retired.iter().filter(|each| each.seq > seq).map(|each| each.bytes).sum()
 }
 
+/// The seqs that locks of these places pin, oldest first.
+fn seqs(locks: &[Range<u64>]) -> Vec<u64> {
+    let mut seqs: Vec<u64> = locks.iter().cloned().flatten().take(MOST_PINS).map(|place| place - bytes::PIN).collect();
+    seqs.sort_unstable();
+    seqs
+}
+
 impl Engine {
     /// Numbers about the store. Cost: a walk over the extent table.
     pub fn stats(&self) -> Result<Stats> {
         let core = &self.core;
         let (applied, ends) = core.ends();
         let (space, retired) = (core.space(), core.retired());
-        let horizon = core.cell_pins().iter().map(|&(_, seq, _)| seq).fold(core.get(Word::Visible), u64::min);
+        let mut pins: Vec<u64> = core.cell_pins().iter().map(|&(_, seq, _)| seq).chain(core.own_byte_pins()).collect();
+        let horizon = pins.iter().copied().fold(core.get(Word::Visible), u64::min);
+        let horizon = core.oldest_byte_pin(horizon)?;
+        pins.extend(seqs(&core.locked_pins()?));
         let checkpoint = core.get(Word::Checkpoint);
         let held = retired.iter().filter(|each| {
             reusable(each.seq, each.seen, u64::MAX, checkpoint) && !reusable(each.seq, each.seen, horizon, checkpoint)
@@ -221,8 +285,8 @@ impl Engine {
             log_bytes: space.log,
             segments: space.segments,
             index_pages: core.pages_in_use(),
-            processes: self.processes()?.iter().filter(|p| p.alive).count() as u64,
-            readers: core.cell_pins().len() as u64,
+            processes: self.attached()?.iter().filter(|process| process.alive).count() as u64,
+            readers: pins.len() as u64,
             horizon,
             log_since_checkpoint_bytes: self.log_since_checkpoint(),
             extent_size: core.geometry.extent,
@@ -236,27 +300,45 @@ impl Engine {
         })
     }
 
-    /// Processes that have the store open for writing, dead ones that nobody has swept included.
+    /// Processes that have the store open for writing, dead ones that nobody has swept included; then who has snapshots
+    /// by read-only handles.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        let mut processes = self.attached()?;
+        for LockedPins { pid, command, seqs } in self.core.locked_pins_by_holder()? {
+            processes.push(ProcessInfo {
+                number: None,
+                pid,
+                command,
+                attached_at: None,
+                alive: true,
+                writer_since: None,
+                pins: seqs.into_iter().map(|seq| PinInfo { seq, since: None, holds_bytes: 0 }).collect(),
+            });
+        }
+        let mut pins = processes.iter_mut().flat_map(|process| &mut process.pins).peekable();
+        let retired = if pins.peek().is_some() { self.core.retired() } else { Vec::new() };
+        for pin in pins {
+            pin.holds_bytes = held_by(pin.seq, &retired);
+        }
+        Ok(processes)
+    }
+
+    /// The processes of the table. What their pins hold is left to be counted.
+    fn attached(&self) -> Result<Vec<ProcessInfo>> {
         let core = &self.core;
         core.cover()?;
         let pins = core.cell_pins();
-        let retired = if pins.is_empty() { Vec::new() } else { core.retired() };
-        let pin_info = |&(_, seq, since): &(u64, u64, u64)| PinInfo {
-            seq,
-            since: (since != 0).then(|| time(since)),
-            holds_bytes: held_by(seq, &retired),
-        };
+        let pin_info = |&(_, seq, since): &_| PinInfo { seq, since: (since != 0).then(|| time(since)), holds_bytes: 0 };
         let holder = core.get(Word::Holder).checked_sub(1);
         let mut processes = Vec::new();
         for number in 0..PROCESSES {
             let Some((pid, command, since)) = core.process_entry(number) else { continue };
             let own = pins.iter().filter(|&&(owner, _, _)| owner == number);
             processes.push(ProcessInfo {
-                number: number as u32,
-                pid,
-                command,
-                attached_at: time(since),
+                number: Some(number as u32),
+                pid: Some(pid),
+                command: Some(command),
+                attached_at: Some(time(since)),
                 alive: core.is_alive(number)?,
                 writer_since: (holder == Some(number)).then(|| time(core.get(Word::HolderSince))),
                 pins: own.map(pin_info).collect(),

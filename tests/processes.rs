@@ -272,6 +272,16 @@ fn the_process_table_tells_who_lives_and_what_they_pin() {
     assert!(!table.contains("dead") && !table.contains(&two.pid().to_string()), "{table}");
     three.ok("close");
     eventually("the closed one leaves the table", || !one.ask("processes").contains(&three.pid().to_string()));
+    // One who only reads is no part of the table; its snapshot has a lock, which dies with it.
+    let mut reader = Agent::open("reader", &place.store(), "ro");
+    let seq = reader.well("snapshot begin held");
+    one.ok("put key latest");
+    let table = one.ask("processes");
+    assert!(table.contains(&format!(" {}(slotdb-agent) alive pins=[{seq}]", reader.pid())), "{table}");
+    assert_eq!(one.stat("horizon").to_string(), seq);
+    reader.kill();
+    eventually("the dead reader is forgotten", || !one.ask("processes").contains(&reader.pid().to_string()));
+    assert_eq!(one.stat("horizon"), one.stat("visible"));
 }
 
 /// In a PID namespace of its own everybody is process 1: neither liveness nor locks may depend on what a pid means.

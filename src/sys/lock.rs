@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -16,6 +17,7 @@ use nix::libc;
 
 use super::file::{self, Identity};
 use super::fork;
+use super::holders::{Holder, holders};
 
 /// How a byte is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,11 @@ impl LockFile {
 
     /// Where in the range another descriptor holds a lock of any mode; None if nowhere.
     pub fn conflict(&self, start: u64, len: u64) -> io::Result<Option<u64>> {
+        Ok(self.conflicting(start, len)?.map(|lock| lock.start))
+    }
+
+    /// As `conflict`: what one such lock has of the range.
+    fn conflicting(&self, start: u64, len: u64) -> io::Result<Option<Range<u64>>> {
         #[cfg(loom)]
         super::atomic::model::kernel_lock(start);
         if len == 0 {
@@ -78,8 +85,31 @@ impl LockFile {
         }
         let mut probe = range(libc::F_WRLCK, start, len)?;
         fcntl(self.file()?, FcntlArg::F_OFD_GETLK(&mut probe))?;
-        let free = i32::from(probe.l_type) == libc::F_UNLCK;
-        Ok((!free).then(|| start.max(probe.l_start.cast_unsigned())))
+        if i32::from(probe.l_type) == libc::F_UNLCK {
+            return Ok(None);
+        }
+        let (from, end) = (probe.l_start.cast_unsigned(), start + len);
+        let to = if probe.l_len == 0 { end } else { from.saturating_add(probe.l_len.cast_unsigned()) };
+        Ok(Some(start.max(from)..end.min(to)))
+    }
+
+    /// What other descriptors lock of the range, `most` pieces at most. What several lock is told once.
+    pub fn locked(&self, range: &Range<u64>, most: usize) -> io::Result<Vec<Range<u64>>> {
+        let mut todo = vec![range.clone()];
+        let mut found = Vec::new();
+        while let Some(part) = todo.pop().filter(|_| found.len() < most) {
+            if let Some(lock) = self.conflicting(part.start, part.end.saturating_sub(part.start))? {
+                todo.extend([lock.end..part.end, part.start..lock.start]);
+                found.push(lock);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The processes whose descriptors, other than this one, lock bytes of the range, as far as the system tells.
+    pub fn holders(&self, range: &Range<u64>) -> io::Result<Vec<Holder>> {
+        let file = self.file()?;
+        Ok(holders(file::identity(file)?, file.as_raw_fd(), range))
     }
 
     /// Locks the whole file against other `try_flock`s; false if another descriptor holds it.
@@ -203,6 +233,36 @@ mod tests {
         assert_eq!(other.conflict(FAR + 8, 1)?, Some(FAR + 8));
         assert_eq!(other.conflict(FAR + 8, 0)?, None);
         assert!(other.conflict(u64::MAX, 1).is_err() && other.try_byte(1 << 63, Mode::Shared).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn locks_of_others_are_listed() -> io::Result<()> {
+        let (one, other) = pair()?;
+        for at in [3, 4, 5, 9] {
+            assert!(one.try_byte(FAR + at, Mode::Shared)?);
+        }
+        let (stranger, _) = pair()?;
+        assert!(stranger.try_byte(FAR + 6, Mode::Shared)?, "of another file");
+        assert!(other.try_byte(FAR + 5, Mode::Shared)? && other.try_byte(FAR + 2, Mode::Exclusive)?);
+        let third = LockFile::open(Path::new(&format!("/proc/self/fd/{}", one.raw())), false)?;
+        let far = |range: Range<u64>| FAR + range.start..FAR + range.end;
+        let listed = |range, most| -> io::Result<Vec<u64>> {
+            let mut places: Vec<u64> =
+                third.locked(&far(range), most)?.into_iter().flatten().map(|at| at - FAR).collect();
+            places.sort_unstable();
+            Ok(places)
+        };
+        assert_eq!(listed(0..100, 100)?, [2, 3, 4, 5, 9]);
+        assert_eq!((listed(4..9, 100)?, listed(0..2, 100)?), (vec![4, 5], vec![]));
+        assert_eq!((listed(0..100, 0)?, listed(5..5, 100)?), (vec![], vec![]));
+        assert_eq!(third.locked(&far(0..100), 2)?.len(), 2);
+        let held = one.holders(&far(0..100))?;
+        assert_eq!((held.len(), held[0].pid), (1, std::process::id()), "{held:?}");
+        let mut locks = held[0].locks.clone();
+        locks.sort_unstable_by_key(|lock| lock.start);
+        assert_eq!(locks, [far(2..3), far(5..6)], "its own do not count");
+        assert_eq!(third.holders(&far(10..20))?, []);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod file;
 pub mod fork;
 pub mod futex;
+pub mod holders;
 pub mod host;
 pub mod lock;
 pub mod map;

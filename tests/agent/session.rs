@@ -210,13 +210,15 @@ impl<'db> Session<'db> {
         ))
     }
 
-    /// Pid, command, life and pinned seqs of every process in the table.
+    /// Pid, command, life and pinned seqs of every process that is listed.
     fn processes(&self) -> Result<String> {
         let mut answer = "processes:".to_string();
         for process in self.db.processes()? {
             let pins: Vec<u64> = process.pins.iter().map(|pin| pin.seq).collect();
             let alive = if process.alive { "alive" } else { "dead" };
-            answer.push_str(&format!(" {}({}) {alive} pins={pins:?}", process.pid, process.command));
+            let pid = process.pid.map_or_else(|| "-".to_string(), |pid| pid.to_string());
+            let command = process.command.unwrap_or_default();
+            answer.push_str(&format!(" {pid}({command}) {alive} pins={pins:?}"));
         }
         Ok(answer)
     }

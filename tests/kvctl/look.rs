@@ -1,9 +1,11 @@
 //! Dump, load, stat, who.
 
-use crate::sandbox::{Sandbox, every_byte, overwrite};
-use serde_json::json;
+use crate::sandbox::{KVCTL, Run, Sandbox, every_byte, overwrite};
+use serde_json::{Value, json};
+use slotdb::Db;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 #[test]
 fn dump_formats_are_pinned() {
@@ -153,6 +155,103 @@ fn a_snapshot_shows_what_it_holds_until_it_ends() {
     let late = db.begin_read().expect("a snapshot");
     assert_eq!(pin()["holds_bytes"], 0);
     drop(late);
+}
+
+/// The processes that `who` lists, and the numbers of `stat` that snapshots change.
+fn seen(it: &Sandbox) -> (Vec<Value>, [u64; 4]) {
+    let who = it.run(&["who", "app.db", "--json"]).json();
+    let stat = it.run(&["stat", "app.db", "--json"]).json();
+    let number = |name: &str| stat[name].as_u64().expect("a number");
+    let processes = who["processes"].as_array().expect("a list").clone();
+    (processes, ["processes", "readers", "horizon", "held_bytes"].map(number))
+}
+
+/// A reader without write permission pins by a lock: that has an owner as far as /proc tells, and no date.
+#[test]
+fn a_read_only_snapshot_shows_what_it_holds_until_it_ends() {
+    let it = Sandbox::with(&[("a", "1")]);
+    let db = it.db();
+    let reader = Db::open_read_only(it.path("app.db")).expect("the store opens");
+    let snapshots = [reader.begin_read().expect("a snapshot"), reader.begin_read().expect("a snapshot")];
+    let seq = snapshots[0].seq();
+    overwrite(&db);
+    db.checkpoint().expect("a checkpoint");
+    let late = reader.begin_read().expect("a snapshot");
+    let (processes, [writers, readers, horizon, held]) = seen(&it);
+    assert_eq!((processes.len(), writers, readers, horizon), (2, 1, 2, seq), "{processes:?}");
+    assert!(processes[0]["number"].is_u64() && processes[0]["pins"] == json!([]), "{processes:?}");
+    let shown = &processes[1];
+    let command = fs::read_to_string("/proc/self/comm").expect("there is a /proc");
+    assert_eq!((&shown["pid"], &shown["command"]), (&json!(std::process::id()), &json!(command.trim_end())));
+    assert_eq!((&shown["alive"], &shown["writer"]), (&json!(true), &json!(false)), "{shown}");
+    let pins = shown["pins"].as_array().expect("a list");
+    assert_eq!((pins.len(), &pins[0]["seq"], &pins[1]["seq"]), (2, &json!(seq), &json!(late.seq())), "{shown}");
+    for unknown in [&shown["number"], &shown["attached_at"], &pins[0]["since"], &pins[0]["age_seconds"]] {
+        assert!(unknown.is_null(), "{shown}");
+    }
+    let holds = pins[0]["holds_bytes"].as_u64().expect("a number");
+    assert!(held > 0 && held <= holds && pins[1]["holds_bytes"] == 0, "{held}: {shown}");
+    let text = it.run(&["who", "app.db"]);
+    let row = format!("{}  alive  -  ", std::process::id());
+    let is_row =
+        |line: &str| squeezed(line).starts_with(&squeezed(&row)) && line.contains(&format!("  {seq} (-, holds "));
+    assert!(text.lines().iter().any(|line| is_row(line)), "{text:?}");
+    // The handle itself knows how many it has.
+    assert_eq!((reader.stats().expect("numbers").readers, reader.stats().expect("numbers").horizon), (3, seq));
+    assert_eq!(reader.processes().expect("a list")[1].pins.len(), 3);
+    drop((snapshots, late));
+    let (processes, [writers, readers, horizon, held]) = seen(&it);
+    assert_eq!((processes.len(), writers, readers, held), (1, 1, 0, 0), "{processes:?}");
+    assert_eq!(horizon, db.stats().expect("numbers").seq.visible);
+}
+
+/// One space between words.
+fn squeezed(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Where /proc does not show the reader, its pin is there all the same.
+#[test]
+fn a_pin_whose_process_cannot_be_seen_is_listed_without_it() {
+    let it = Sandbox::with(&[("a", "1")]);
+    let _db = it.db();
+    let reader = Db::open_read_only(it.path("app.db")).expect("the store opens");
+    let snapshot = reader.begin_read().expect("a snapshot");
+    let elsewhere = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", KVCTL]).args(args).current_dir(it.0.path());
+        Run::of(command)
+    };
+    if elsewhere(&["stat", "app.db"]).code != Some(0) {
+        eprintln!("skipped a_pin_whose_process_cannot_be_seen_is_listed_without_it: unshare is not permitted here");
+        return;
+    }
+    let who = elsewhere(&["who", "app.db", "--json"]).json();
+    let shown = &who["processes"][1];
+    assert!(shown["pid"].is_null() && shown["command"].is_null(), "{who}");
+    assert_eq!((&shown["alive"], &shown["pins"][0]["seq"]), (&json!(true), &json!(snapshot.seq())), "{who}");
+    let text = elsewhere(&["who", "app.db"]);
+    assert!(text.lines().iter().any(|line| squeezed(line).starts_with("- alive - - ")), "{text:?}");
+}
+
+/// A reader that was alone pins what was there for as long as it has the store open, whoever comes.
+#[test]
+fn a_reader_that_was_alone_is_listed_too() {
+    let it = Sandbox::with(&[("a", "1")]);
+    let reader = Db::open_read_only(it.path("app.db")).expect("the store opens");
+    let (alone, [_, readers, ..]) = seen(&it);
+    assert_eq!((alone.len(), readers), (1, 1), "{alone:?}");
+    assert_eq!(alone[0]["pid"], std::process::id());
+    assert_eq!((reader.processes().expect("a list").len(), reader.stats().expect("numbers").readers), (0, 0));
+    let db = it.db();
+    overwrite(&db);
+    db.checkpoint().expect("a checkpoint");
+    let (beside, [_, readers, horizon, held]) = seen(&it);
+    assert_eq!((beside.len(), readers, &beside[1]["pins"][0]["seq"]), (2, 1, &json!(horizon)), "{beside:?}");
+    assert!(held > 0 && horizon < db.stats().expect("numbers").seq.visible);
+    drop(reader);
+    let (after, [_, readers, _, held]) = seen(&it);
+    assert_eq!((after.len(), readers, held), (1, 0, 0), "{after:?}");
 }
 
 #[test]

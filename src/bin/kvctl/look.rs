@@ -194,7 +194,9 @@ fn resident_bytes(store: &Metadata) -> Option<u64> {
 /// Print the attached processes, what they read, and who holds the writer lock
 ///
 /// Whether a process lives is proven by its lock, not by its process id. Read-only openers, such
-/// as this one, leave no trace in a store and are not listed.
+/// as this one, leave no trace in a store but a lock for each commit that they have a snapshot of.
+/// They are listed while they have one, without number and times, and with their process id where
+/// the system tells whose the lock is.
 #[derive(Args)]
 #[command(after_help = "Example:\n  kvctl who app.db")]
 pub struct WhoRequest {
@@ -221,9 +223,10 @@ struct WhoReport<'a> {
 
 #[derive(Serialize)]
 struct ProcessReport<'a> {
-    number: u32,
-    pid: u32,
-    command: &'a str,
+    /// `None`: opened to read only.
+    number: Option<u32>,
+    pid: Option<u32>,
+    command: Option<&'a str>,
     alive: bool,
     attached_at: Option<String>,
     /// `None`: does not hold the writer lock.
@@ -245,9 +248,9 @@ impl<'a> ProcessReport<'a> {
         ProcessReport {
             number: process.number,
             pid: process.pid,
-            command: &process.command,
+            command: process.command.as_deref(),
             alive: process.alive,
-            attached_at: timestamp(process.attached_at),
+            attached_at: process.attached_at.and_then(timestamp),
             writer_since: process.writer_since.and_then(timestamp),
             writer: process.writer_since.is_some(),
             pins: process.pins.iter().map(|pin| PinReport::new(pin, now)).collect(),
@@ -312,22 +315,25 @@ fn print_row(console: &mut Console, row: &[String; 6], widths: &[usize; 6]) -> i
 
 fn process_row(process: &ProcessInfo, now: SystemTime) -> [String; 6] {
     let pins: Vec<String> = process.pins.iter().map(|pin| pin_text(pin, now)).collect();
+    let since = |time: Option<SystemTime>| or_dash(time.map(|since| seconds(since, now)));
     [
-        process.pid.to_string(),
+        or_dash(process.pid.map(|pid| pid.to_string())),
         if process.alive { "alive" } else { "dead" }.into(),
-        seconds(process.attached_at, now),
-        process.writer_since.map_or_else(|| "-".into(), |since| seconds(since, now)),
-        if pins.is_empty() { "-".into() } else { pins.join(", ") },
-        printable(&process.command),
+        since(process.attached_at),
+        since(process.writer_since),
+        or_dash((!pins.is_empty()).then(|| pins.join(", "))),
+        or_dash(process.command.as_deref().map(printable)),
     ]
 }
 
+/// What is not known, or not there.
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".into())
+}
+
 fn pin_text(pin: &PinInfo, now: SystemTime) -> String {
-    let holds = BinaryBytes(pin.holds_bytes);
-    match pin.since {
-        Some(since) => format!("{} ({}, holds {holds})", pin.seq, seconds(since, now)),
-        None => format!("{} (holds {holds})", pin.seq),
-    }
+    let age = or_dash(pin.since.map(|since| seconds(since, now)));
+    format!("{} ({age}, holds {})", pin.seq, BinaryBytes(pin.holds_bytes))
 }
 
 /// A command is whatever another process wrote: it must not steer the terminal.

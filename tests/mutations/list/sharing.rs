@@ -44,6 +44,22 @@ pub const ALL: &[Mutation] = &[
         why: "space is reused under a read-only snapshot",
     },
     Mutation {
+        name: "read_only_pins_not_counted",
+        file: "src/stats.rs",
+        before: "        let horizon = core.oldest_byte_pin(horizon)?;\n",
+        after: "",
+        test: "--features cli --test kvctl a_read_only_snapshot",
+        why: "nobody learns what a read-only snapshot holds",
+    },
+    Mutation {
+        name: "locks_of_any_file",
+        file: "src/sys/holders.rs",
+        before: "identity_of_path(fd).ok() != Some(file)",
+        after: "identity_of_path(fd).is_err()",
+        test: "--lib locks_of_others",
+        why: "who reads another store is listed as a reader of this one",
+    },
+    Mutation {
         name: "sweeper_needs_no_byte",
         file: "src/readers.rs",
         before: " || !self.try_process_byte(number)? {",
