@@ -308,7 +308,10 @@ fn print_processes(console: &mut Console, processes: &[ProcessInfo], now: System
 fn print_row(console: &mut Console, row: &[String; 6], widths: &[usize; 6]) -> io::Result<()> {
     let mut line = String::new();
     for (cell, width) in row.iter().zip(widths) {
-        line.push_str(&format!("{cell:<width$}  "));
+        // A format's width ends at 65,535.
+        let padding = width + 2 - cell.chars().count();
+        line.push_str(cell);
+        line.extend(std::iter::repeat_n(' ', padding));
     }
     writeln!(console, "{}", line.trim_end())
 }
