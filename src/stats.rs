@@ -204,7 +204,13 @@ impl Core {
         if self.locks.conflict(bytes::READ_ONLY, 1).map_err(failed)?.is_none() {
             return Ok(Vec::new());
         }
-        self.locks.locked(&PINS, MOST_PINS).map_err(failed)
+        let mut pieces = self.locks.locked(&PINS, MOST_PINS).map_err(failed)?;
+        let mut left = MOST_PINS as u64;
+        for piece in &mut pieces {
+            piece.end = piece.end.min(piece.start + left);
+            left -= piece.end - piece.start;
+        }
+        Ok(pieces)
     }
 
     /// The pins of read-only handles by who has them: this handle first, then those that the system names, then what

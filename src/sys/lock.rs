@@ -257,9 +257,10 @@ mod tests {
         assert_eq!((listed(4..9, 100)?, listed(0..2, 100)?), (vec![4, 5], vec![]));
         assert_eq!((listed(0..100, 0)?, listed(5..5, 100)?), (vec![], vec![]));
         assert_eq!(third.locked(&far(0..100), 2)?.len(), 2);
-        let held = one.holders(&far(0..100))?;
-        assert_eq!((held.len(), held[0].pid), (1, std::process::id()), "{held:?}");
-        let mut locks = held[0].locks.clone();
+        // The child of another test may have all of them, for the moment until its handler has run.
+        let mut held = one.holders(&far(0..100))?;
+        held.retain(|holder| holder.pid == std::process::id());
+        let mut locks = held.remove(0).locks;
         locks.sort_unstable_by_key(|lock| lock.start);
         assert_eq!(locks, [far(2..3), far(5..6)], "its own do not count");
         assert_eq!(third.holders(&far(10..20))?, []);
