@@ -20,8 +20,8 @@ pub struct Holder {
 }
 
 /// The processes that lock bytes of `file` within `range`, but for what `own` locks, a descriptor of this process. It
-/// finds those that this process may look at. A child that is being made has its parent's locks, until it has closed its
-/// copies. Cost: a look at each descriptor of each process.
+/// finds those that this process may look at. A child that is being made has its parent's locks, until it has closed
+/// its copies. Cost: a look at each descriptor of each process.
 pub(super) fn holders(file: Identity, own: RawFd, range: &Range<u64>) -> Vec<Holder> {
     let me = fs::read_link("/proc/self").unwrap_or_default();
     let own = Path::new("/proc").join(me).join("fd").join(own.to_string());
