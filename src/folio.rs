@@ -1,10 +1,10 @@
 //! Folios: pages that are in memory as one, and what that asks of the space beside them.
 //!
-//! A store through the map to a clean folio asks the file system for the space of all of it. If a part is a hole and the
-//! disk is full, that is SIGBUS, although the page that is stored to has its space; `pwrite` asks only for what it
-//! writes. So holes share no folio with what is stored to through the map. Folios have a huge page at most, and are that
-//! large behind `HUGE_FROM`, where the read-only view asks for huge pages. In front of it they are taken for no longer
-//! than an extent.
+//! A store through the map to a clean folio asks the file system for the space of all of it. If a part is a hole and
+//! the disk is full, that is SIGBUS, although the page that is stored to has its space; `pwrite` asks only for what it
+//! writes. So holes share no folio with what is stored to through the map. Folios have a huge page at most, and are
+//! that large behind `HUGE_FROM`, where the read-only view asks for huge pages. In front of it they are taken for no
+//! longer than an extent.
 
 use std::ops::Range;
 
