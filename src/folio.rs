@@ -27,6 +27,16 @@ impl Core {
         n / block * block..(n / block + 1) * block
     }
 
+    /// All extents of the file, by the folios that they may share.
+    pub fn folios(&self) -> impl Iterator<Item = Range<u64>> {
+        let (mut next, count) = (0, self.extents());
+        std::iter::from_fn(move || {
+            let folio = next..self.folio_of(next).end.min(count);
+            next = folio.end;
+            (!folio.is_empty()).then_some(folio)
+        })
+    }
+
     fn folios_of(&self, first: u64, run: u64) -> Range<u64> {
         self.folio_of(first).start..self.folio_of(first + run - 1).end
     }

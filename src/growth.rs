@@ -3,6 +3,8 @@
 //! The extent table lies in chunks, each as large as all before it, so that it grows without moving. Everything here
 //! runs under the writer lock, or alone, but for `punch`.
 
+use std::ops::Range;
+
 use crate::control::{CHUNKS, Core, EXTENT_WORDS, FIRST_CHUNK, Word, load, store};
 use crate::error::{Error, Result};
 use crate::format::extent::{ExtentState, Kind};
@@ -226,32 +228,32 @@ impl Core {
         })
     }
 
-    /// Takes free extents beyond `keep` out of use, those at the end first, so that their space can go back, as far as
+    /// Takes free extents beyond `keep` out of use, those in front last, so that their space can go back, as far as
     /// nothing in use shares a folio with them; together with those of somebody who died between this and `punched`.
     /// Under the checkpoint lock too.
     pub fn set_aside(&self, keep: u64) -> Vec<u64> {
-        let mut surplus = self.get(Word::Free).saturating_sub(keep);
-        let (mut aside, mut end) = (Vec::new(), self.extents());
-        while end > 0 {
-            let folio = self.folio_of(end - 1).start..end;
-            end = folio.start;
-            let free = folio.clone().filter(|&n| self.kind_at(n) == Kind::Free).count() as u64;
-            let goes = free <= surplus && folio.clone().all(|n| self.kind_at(n).is_unused());
-            surplus -= if goes { free } else { 0 };
-            for n in folio.rev() {
-                let kind = self.kind_at(n);
-                if goes && kind == Kind::Free {
+        let free_in = |folio: &Range<u64>| folio.clone().filter(|&n| self.kind_at(n) == Kind::Free).count() as u64;
+        let is_unused = |folio: &Range<u64>| folio.clone().all(|n| self.kind_at(n).is_unused());
+        let (unused, partly_used): (Vec<_>, Vec<_>) = self.folios().partition(is_unused);
+        let is_punching = |n: &u64| self.kind_at(*n) == Kind::Punching;
+        // Who died may have punched them.
+        let lost = partly_used.iter().cloned().flatten().filter(is_punching);
+        lost.for_each(|n| self.extent(n).set_state(ExtentState::new(Kind::Hole)));
+        let mut wanted = keep.saturating_sub(partly_used.iter().map(free_in).sum());
+        let mut aside = Vec::new();
+        for folio in unused {
+            if wanted > 0 && !folio.clone().any(|n| is_punching(&n)) {
+                wanted = wanted.saturating_sub(free_in(&folio));
+                continue;
+            }
+            for n in folio.filter(|&n| self.kind_at(n) != Kind::Hole) {
+                if self.kind_at(n) == Kind::Free {
                     self.extent(n).set_state(ExtentState::new(Kind::Punching));
                     self.add(Word::Free, -1);
-                    aside.push(n);
-                } else if goes && kind == Kind::Punching {
-                    aside.push(n);
-                } else if kind == Kind::Punching {
-                    self.extent(n).set_state(ExtentState::new(Kind::Hole));
                 }
+                aside.push(n);
             }
         }
-        aside.reverse();
         self.set(Word::BackedFolio, 0);
         log::debug!("{}: {} extents become holes", self.path.display(), aside.len());
         aside
