@@ -284,3 +284,60 @@ impl Db {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::format::extent::Kind;
+    use crate::sys::map::HUGE_FROM;
+    use crate::{Db, Durability, Options};
+
+    /// Index pages, the directory and the table share no huge page with a hole, nor with an end that was left.
+    fn is_apart(db: &Db) -> bool {
+        let core = &db.engine().core;
+        let (block, count) = (core.geometry.block(), core.extents());
+        let mut blocks = (core.extent_of(HUGE_FROM) / block..count.div_ceil(block)).map(|n| n * block..(n + 1) * block);
+        blocks.all(|block| {
+            let inside = block.start..block.end.min(count);
+            let is_stored_to = inside.clone().any(|n| core.kind_at(n).is_stored_to());
+            let has_hole = inside.clone().any(|n| matches!(core.kind_at(n), Kind::Hole | Kind::Punching));
+            let was_left = block.end > count && core.map.len() > core.position_of(count);
+            !is_stored_to || !has_hole && !was_left
+        })
+    }
+
+    #[test]
+    fn holes_keep_away_from_what_is_stored_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::new();
+        options.create(true).extent_size(65_536).checkpoint_bytes(1 << 20).durability(Durability::Eventual);
+        let db = options.open(dir.path().join("store")).unwrap();
+        let write = |keys: std::ops::Range<u32>, put: bool| {
+            for first in keys.step_by(500) {
+                let mut txn = db.begin_write().unwrap();
+                for n in first..first + 500 {
+                    let key = n.wrapping_mul(2_654_435_761).to_le_bytes();
+                    if put {
+                        txn.put(&key, &[7; 100]).unwrap();
+                    } else if n % 8 > 0 {
+                        txn.delete(&key).unwrap();
+                    }
+                }
+                txn.commit().unwrap();
+                assert!(is_apart(&db), "after keys from {first} on");
+            }
+        };
+        for round in 0..4 {
+            write(0..150_000, true);
+            write(0..150_000, false);
+            for _ in 0..3 {
+                db.put(b"a", b"b").unwrap();
+                db.checkpoint().unwrap();
+                assert!(is_apart(&db), "round {round}: after a checkpoint");
+            }
+            if round % 2 == 1 {
+                assert!(db.compact(|_| true).unwrap());
+                assert!(is_apart(&db), "round {round}: after a compaction");
+            }
+        }
+    }
+}
