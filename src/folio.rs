@@ -2,7 +2,8 @@
 //!
 //! A store through the map to a clean folio asks the file system for the space of all of it. If a part is a hole and
 //! the disk is full, that is SIGBUS, although the page that is stored to has its space; `pwrite` asks only for what it
-//! writes. So holes share no folio with what is stored to through the map. Folios have a huge page at most, and are
+//! writes. So holes share no folio with what is stored to through the map, but for a while after a
+//! compaction. Folios have a huge page at most, and are
 //! that large behind `HUGE_FROM`, where the read-only view asks for huge pages. In front of it they are taken for no
 //! longer than an extent.
 
@@ -35,6 +36,21 @@ impl Core {
             next = folio.end;
             (!folio.is_empty()).then_some(folio)
         })
+    }
+
+    /// Whether any of these extents is stored to through the map.
+    pub fn is_stored_to(&self, mut extents: Range<u64>) -> bool {
+        extents.any(|n| self.kind_at(n).is_stored_to())
+    }
+
+    /// Gives folios that are stored to the space that a compaction took from beside that, as far as there is some.
+    pub fn back_folios(&self) {
+        let folios: Vec<_> = self.folios().filter(|folio| self.is_stored_to(folio.clone())).collect();
+        for folio in folios {
+            if !self.suits(Kind::Index, folio.start, 1) {
+                log::warn!("{}: no space for the holes around extent {}", self.path.display(), folio.start);
+            }
+        }
     }
 
     fn folios_of(&self, first: u64, run: u64) -> Range<u64> {

@@ -128,9 +128,6 @@ impl Core {
     /// it, goes back to the file system; the next growth forgets such parts of the table.
     pub fn leave_extents(&self, count: u64) -> Result<()> {
         let before = self.extents();
-        let folio = self.folio_of(count.max(1) - 1);
-        let is_stored_to = (folio.start..count).any(|n| self.kind_at(n).is_stored_to());
-        let count = if is_stored_to { folio.end } else { count };
         if count >= before {
             return Ok(());
         }
@@ -228,30 +225,29 @@ impl Core {
         })
     }
 
-    /// Takes free extents beyond `keep` out of use, those in front last, so that their space can go back, as far as
-    /// nothing in use shares a folio with them; together with those of somebody who died between this and `punched`.
-    /// Under the checkpoint lock too.
-    pub fn set_aside(&self, keep: u64) -> Vec<u64> {
+    /// Takes free extents beyond `keep` out of use, those in front last, so that their space can go back; together with
+    /// those of somebody who died between this and `punched`. Under the checkpoint lock too. Beside what is stored to
+    /// only if `anywhere`: the next checkpoint gives folios their space again (`back_folios`).
+    pub fn set_aside(&self, keep: u64, anywhere: bool) -> Vec<u64> {
         let free_in = |folio: &Range<u64>| folio.clone().filter(|&n| self.kind_at(n) == Kind::Free).count() as u64;
-        let is_unused = |folio: &Range<u64>| folio.clone().all(|n| self.kind_at(n).is_unused());
-        let (unused, partly_used): (Vec<_>, Vec<_>) = self.folios().partition(is_unused);
+        let stays = |folio: &Range<u64>| !anywhere && self.is_stored_to(folio.clone());
+        let (whole, others): (Vec<_>, Vec<_>) = self.folios().partition(stays);
         let is_punching = |n: &u64| self.kind_at(*n) == Kind::Punching;
         // Who died may have punched them.
-        let lost = partly_used.iter().cloned().flatten().filter(is_punching);
+        let lost = whole.iter().cloned().flatten().filter(is_punching);
         lost.for_each(|n| self.extent(n).set_state(ExtentState::new(Kind::Hole)));
-        let mut wanted = keep.saturating_sub(partly_used.iter().map(free_in).sum());
+        let mut wanted = keep.saturating_sub(whole.iter().map(free_in).sum());
         let mut aside = Vec::new();
-        for folio in unused {
-            if wanted > 0 && !folio.clone().any(|n| is_punching(&n)) {
-                wanted = wanted.saturating_sub(free_in(&folio));
-                continue;
-            }
-            for n in folio.filter(|&n| self.kind_at(n) != Kind::Hole) {
-                if self.kind_at(n) == Kind::Free {
+        for n in others.into_iter().flatten() {
+            match self.kind_at(n) {
+                Kind::Free if wanted > 0 => wanted -= 1,
+                Kind::Free => {
                     self.extent(n).set_state(ExtentState::new(Kind::Punching));
                     self.add(Word::Free, -1);
+                    aside.push(n);
                 }
-                aside.push(n);
+                Kind::Punching => aside.push(n),
+                _ => {}
             }
         }
         self.set(Word::BackedFolio, 0);

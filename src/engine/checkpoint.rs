@@ -58,7 +58,7 @@ impl Engine {
     /// Gives all free space but the standing reserve back to the file system.
     pub fn give_back_all(&self) -> Result<()> {
         self.as_checkpointer(|| {
-            self.give_back(self.core.standing_reserve(), 0);
+            self.give_back(self.core.standing_reserve(), 0, true);
             Ok(())
         })
     }
@@ -117,20 +117,23 @@ impl Engine {
         {
             core.try_blob_room();
         }
-        self.give_back(core.working_reserve(), core.spare_pages());
+        self.give_back(core.working_reserve(), core.spare_pages(), false);
         Ok(true)
     }
 
     /// Gives free space beyond `keep` extents and `spare` index pages back to the file system. Under the checkpoint
     /// lock.
-    fn give_back(&self, keep: u64, spare: u64) {
+    fn give_back(&self, keep: u64, spare: u64, anywhere: bool) {
         let core = &self.core;
         let aside = self.lock_writer().and_then(|_writer| {
             core.sweep_pages(spare)?;
             core.sweep_extents()?;
             // From here on space in front is taken first.
             core.set(Word::FreeHint, 0);
-            let aside = core.set_aside(keep);
+            if !anywhere {
+                core.back_folios();
+            }
+            let aside = core.set_aside(keep, anywhere);
             // A lost page of the extent table reads as free.
             core.check_map()?;
             Ok(aside)

@@ -371,6 +371,7 @@ impl Engine {
         core.set(Word::FreeHint, FRONT);
         core.set(Word::Extents, end);
         core.recount();
+        core.fill_holes(core.next_blob());
         // The directory and the table may lie behind the end: nobody reads them any more, and the map still has them.
         let cut = match core.get(Word::Free) >= core.next_blob() {
             true => self.checkpoint_anyway(),

@@ -251,7 +251,11 @@ impl Core {
             let end = self.folio_of(first).end.min(count);
             let folio = &mut plan.extents[first as usize..end as usize];
             if folio.iter().any(|e| e.0.kind().is_stored_to()) && folio.iter().any(|e| is_unused(e.0)) {
-                self.hold_extents(first, end - first)?;
+                if let Err(e) = self.hold_extents(first, end - first) {
+                    log::warn!("no space for the holes around extent {first}: {e}");
+                    first = end;
+                    continue;
+                }
                 let holes = folio.iter_mut().filter(|e| e.0.kind() == Kind::Hole);
                 holes.for_each(|e| e.0 = ExtentState::new(Kind::Free));
             }

@@ -32,11 +32,6 @@ impl Kind {
     pub fn is_stored_to(self) -> bool {
         matches!(self, Kind::Index | Kind::Directory | Kind::Table | Kind::Fixed)
     }
-
-    /// Whether it is nothing, with space or without.
-    pub fn is_unused(self) -> bool {
-        matches!(self, Kind::Free | Kind::Hole | Kind::Punching)
-    }
 }
 
 /// The state word of an extent: kind in 4 bits, three flags, and 52 bits of seq (retired) or of distance to the head
