@@ -88,10 +88,15 @@ impl Core {
         is_backed
     }
 
+    /// Whether something may lie there as it is.
+    pub fn may_lie(&self, kind: Kind, first: u64, run: u64) -> bool {
+        !kind.is_stored_to() || self.is_backed(first, run)
+    }
+
     /// Whether a run that is about to be handed out will do: what is stored to through the map needs space around it,
     /// which is asked for here.
     pub fn suits(&self, kind: Kind, first: u64, run: u64) -> bool {
-        if !kind.is_stored_to() || self.is_backed(first, run) {
+        if self.may_lie(kind, first, run) {
             return true;
         }
         let folios = self.folios_of(first, run);

@@ -384,8 +384,7 @@ impl Core {
         (0..self.extents()).find_map(|n| {
             found = if self.kind_at(n) == Kind::Free { found + 1 } else { 0 };
             let first = (n + 1).checked_sub(run)?;
-            let will_do = found >= run && (!kind.is_stored_to() || self.is_backed(first, run));
-            will_do.then_some(first)
+            (found >= run && self.may_lie(kind, first, run)).then_some(first)
         })
     }
 

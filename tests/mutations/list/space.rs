@@ -46,8 +46,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "pages_beside_holes",
         file: "src/folio.rs",
-        before: "if !kind.is_stored_to() || self.is_backed(first, run) {",
-        after: "if !kind.is_stored_to() || first > 0 {",
+        before: "if self.may_lie(kind, first, run) {",
+        after: "if self.may_lie(kind, first, run) || first > 0 {",
         test: "--lib holes_keep_away",
         why: "an index extent is handed out beside holes, which the next store to it fills, or dies of",
     },
