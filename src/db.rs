@@ -287,60 +287,159 @@ impl Db {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::ops::Range;
+    use std::path::Path;
+
     use super::Db;
+    use crate::control::Word;
     use crate::format::extent::Kind;
     use crate::options::{Durability, Options};
     use crate::sys::map::HUGE_FROM;
+    use crate::txn::read::ReadTxn;
 
-    /// Index pages, the directory and the table share no huge page with a hole, nor with an end that was left.
-    fn is_apart(db: &Db) -> bool {
+    /// Blocks that may come into memory as one.
+    fn blocks(db: &Db) -> Vec<Range<u64>> {
         let core = &db.engine().core;
         let (block, count) = (core.geometry.block(), core.extents());
-        let mut blocks = (core.extent_of(HUGE_FROM) / block..count.div_ceil(block)).map(|n| n * block..(n + 1) * block);
-        blocks.all(|block| {
-            let inside = block.start..block.end.min(count);
-            let is_stored_to = inside.clone().any(|n| core.kind_at(n).is_stored_to());
-            let has_hole = inside.clone().any(|n| matches!(core.kind_at(n), Kind::Hole | Kind::Punching));
-            let was_left = block.end > count && core.map.len() > core.position_of(count);
-            !is_stored_to || !has_hole && !was_left
-        })
+        (core.extent_of(HUGE_FROM) / block..count.div_ceil(block)).map(|n| n * block..(n + 1) * block).collect()
+    }
+
+    /// Whether a block has a hole, or an end that was left.
+    fn has_hole(db: &Db, block: &Range<u64>) -> bool {
+        let core = &db.engine().core;
+        let count = core.extents();
+        let is_hole = |n| matches!(core.kind_at(n), Kind::Hole | Kind::Punching);
+        (block.start..block.end.min(count)).any(is_hole)
+            || block.end > count && core.map.len() > core.position_of(count)
+    }
+
+    /// Extents of index pages, the directory and the table.
+    fn stored_to(db: &Db, block: &Range<u64>) -> Vec<u64> {
+        let core = &db.engine().core;
+        (block.start..block.end.min(core.extents())).filter(|&n| core.kind_at(n).is_stored_to()).collect()
+    }
+
+    /// Blocks that have both.
+    fn mixed(db: &Db) -> Vec<Range<u64>> {
+        let is_mixed = |block: &Range<u64>| has_hole(db, block) && !stored_to(db, block).is_empty();
+        blocks(db).into_iter().filter(is_mixed).collect()
+    }
+
+    fn open(dir: &Path, checkpoint_bytes: u64) -> Db {
+        let mut options = Options::new();
+        options.create(true).extent_size(65_536).checkpoint_bytes(checkpoint_bytes).durability(Durability::Eventual);
+        options.open(dir.join("store")).unwrap()
+    }
+
+    /// Puts keys with a value, or deletes seven of eight, and looks after each commit.
+    fn change(db: &Db, keys: Range<u32>, value: Option<&[u8]>, look: impl Fn()) {
+        for first in keys.step_by(500) {
+            let mut txn = db.begin_write().unwrap();
+            for n in first..first + 500 {
+                let key = n.wrapping_mul(2_654_435_761).to_le_bytes();
+                match value {
+                    Some(value) => txn.put(&key, value).unwrap(),
+                    None if n % 8 > 0 => drop(txn.delete(&key).unwrap()),
+                    None => {}
+                }
+            }
+            txn.commit().unwrap();
+            look();
+        }
+    }
+
+    /// The index pages that a snapshot reads stay where they are, and what is free beside them becomes holes: in the
+    /// blocks that are returned.
+    fn compact_beside_a_snapshot(db: &Db) -> (ReadTxn<'_>, Vec<Range<u64>>) {
+        let snapshot = db.begin_read().unwrap();
+        assert!(db.compact(|_| true).unwrap());
+        (snapshot, mixed(db))
     }
 
     #[test]
     fn holes_keep_away_from_what_is_stored_to() {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = Options::new();
-        options.create(true).extent_size(65_536).checkpoint_bytes(1 << 20).durability(Durability::Eventual);
-        let db = options.open(dir.path().join("store")).unwrap();
-        let write = |keys: std::ops::Range<u32>, put: bool| {
-            for first in keys.step_by(500) {
-                let mut txn = db.begin_write().unwrap();
-                for n in first..first + 500 {
-                    let key = n.wrapping_mul(2_654_435_761).to_le_bytes();
-                    if put {
-                        txn.put(&key, &[7; 100]).unwrap();
-                    } else if n % 8 > 0 {
-                        txn.delete(&key).unwrap();
-                    }
-                }
-                txn.commit().unwrap();
-                assert!(is_apart(&db), "after keys from {first} on");
-            }
-        };
+        let db = open(dir.path(), 1 << 20);
+        let look = |when: &str| assert_eq!(mixed(&db), [], "after {when}");
+        let mut holes = Vec::new();
         for round in 0..4 {
-            write(0..150_000, true);
-            write(0..150_000, false);
+            change(&db, 0..150_000, Some(&[7; 100]), || look("puts"));
+            change(&db, 0..150_000, None, || look("deletes"));
             for _ in 0..3 {
                 db.put(b"a", b"b").unwrap();
                 db.checkpoint().unwrap();
-                assert!(is_apart(&db), "round {round}: after a checkpoint");
+                look("a checkpoint");
             }
             if round % 2 == 1 {
-                assert!(db.compact(|_| true).unwrap());
+                let (_snapshot, beside) = compact_beside_a_snapshot(&db);
+                holes.extend(beside);
                 db.put(b"a", b"c").unwrap();
                 db.checkpoint().unwrap();
-                assert!(is_apart(&db), "round {round}: after a compaction and a checkpoint");
+                look("a compaction and a checkpoint");
             }
         }
+        assert_ne!(holes, [], "no compaction left holes beside what is stored to");
+    }
+
+    #[test]
+    fn holes_of_a_compaction_keep_away_from_new_index_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path(), 1 << 30);
+        change(&db, 0..150_000, Some(&[7; 100]), || ());
+        change(&db, 0..150_000, None, || ());
+        let (snapshot, holes) = compact_beside_a_snapshot(&db);
+        drop(snapshot);
+        let checkpoint = db.engine().core.get(Word::Checkpoint);
+        let before: BTreeSet<u64> = blocks(&db).iter().flat_map(|block| stored_to(&db, block)).collect();
+        let is_new_in = |block: &Range<u64>| stored_to(&db, block).iter().any(|n| !before.contains(n));
+        change(&db, 150_000..600_000, Some(&[]), || {
+            let wrong: Vec<_> = mixed(&db).into_iter().filter(is_new_in).collect();
+            assert_eq!(wrong, [], "index pages beside holes");
+        });
+        assert_eq!(db.engine().core.get(Word::Checkpoint), checkpoint, "a checkpoint brings space back");
+        assert!(holes.iter().any(is_new_in), "no index pages where holes were");
+    }
+
+    /// System calls that write, of this thread.
+    fn writes() -> u64 {
+        let counts = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        let count = counts.lines().find_map(|line| line.strip_prefix("syscw: ")).unwrap();
+        count.parse().unwrap()
+    }
+
+    #[test]
+    fn log_beside_holes_is_written_and_not_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path(), 1 << 30);
+        let core = &db.engine().core;
+        let folio = || core.folio_of(core.extent_of(core.ends().1.tail));
+        let mut n = 0_u64;
+        while core.ends().1.tail < HUGE_FROM || !folio().any(|n| core.kind_at(n) == Kind::Free) {
+            db.put(&n.to_le_bytes(), &[7; 60_000]).unwrap();
+            n += 1;
+        }
+        let (folio, lock) = (folio(), || db.engine().lock_writer().unwrap());
+        let writes_of_a_put = || {
+            let before = writes();
+            db.put(b"a", b"b").unwrap();
+            writes() - before
+        };
+        assert_eq!(writes_of_a_put(), 0, "all of the folio has its space");
+        {
+            let _writer = lock();
+            core.punch(&core.set_aside(0, true));
+        }
+        assert!(writes_of_a_put() > 0, "there are holes");
+        {
+            let _writer = lock();
+            assert!(core.fill_run(folio.start, folio.end - folio.start));
+        }
+        assert_eq!(writes_of_a_put(), 0, "the holes have their space again");
+        {
+            let _writer = lock();
+            core.leave_extents(folio.end - 1).unwrap();
+        }
+        assert!(writes_of_a_put() > 0, "the end of the folio was left");
     }
 }
