@@ -255,6 +255,32 @@ fn a_pointer_in_front_of_the_log_is_refused() {
     }
 }
 
+/// A check reads each record that the index names, so a few long ones would make it read the file many times over.
+#[test]
+fn a_record_longer_than_its_segment_is_not_read_by_a_check() {
+    let sample = Sample::new();
+    let page = sample.image.blob(&sample.image.header()).pages[0].clone();
+    let slots = sample.image.page(&page).into_iter().flatten();
+    let mut records = slots.map(|slot| sample.image.record(slot.position()).unwrap());
+    let record = records.find(|record| record.key == b"key 4").unwrap();
+    let (at, from) = (record.position, record.position + 28 + record.key.len() as u64);
+    let end = at / EXTENT * EXTENT + EXTENT;
+    for (len, is_right) in [(end - from, true), (end - from + 1, true), (end - from + 1, false)] {
+        let mut image = sample.image.clone();
+        let long = Record { value: image.slice(from, len).to_vec(), ..record.clone() };
+        let head = long.bytes()[..28].to_vec();
+        image.put(at, &head);
+        image.put(at, &long.crc().wrapping_add(u32::from(!is_right)).to_le_bytes());
+        sample.write(&image);
+        for read_only in [true, false] {
+            let faults = sample.open(read_only).unwrap().check(true).unwrap();
+            let found: Vec<&str> = faults.iter().filter(|f| f.offset == at).map(|f| &*f.what).collect();
+            let expected: &[&str] = if end < from + len { &["a record runs over the end of its segment"] } else { &[] };
+            assert_eq!(found, expected, "{len} bytes, read only: {read_only}");
+        }
+    }
+}
+
 #[test]
 fn a_blob_with_a_flipped_bit_is_refused() {
     let sample = Sample::new();
