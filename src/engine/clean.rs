@@ -10,8 +10,9 @@ use crate::engine::{Engine, Settings};
 use crate::error::Result;
 use crate::format::extent::Kind as Use;
 use crate::format::hash_key;
-use crate::format::record::{Kind, RECORD_HEADER, SEGMENT_HEADER};
+use crate::format::record::{Kind, SEGMENT_HEADER};
 use crate::index::GROUP;
+use crate::log::Record;
 use crate::log::append::Batch;
 
 /// Bytes of a victim that a commit walks for each byte that it writes itself: enough to gain on it at 80 % live.
@@ -217,8 +218,8 @@ impl Core {
     fn walk_group(&self, group: &mut [(u64, u64)], from: u64, stop: u64, end: u64) -> (usize, Walked) {
         let (mut at, mut count) = (from, 0);
         while count < group.len() && at < stop {
-            let in_segment = at + RECORD_HEADER <= end;
-            let Some(record) = self.try_record(at).filter(|record| in_segment && record.is_whole()) else {
+            let in_segment = |record: &Record| at + record.header.len() <= end;
+            let Some(record) = self.try_record(at).filter(|record| in_segment(record) && record.is_whole()) else {
                 return (count, Walked::ToDamage(at));
             };
             match record.header.kind() {

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use slotdb::{Error, Options};
+use slotdb::{Db, Error, Options};
 
 use crate::common::raw::{Image, LAST, PUT, Record, SESSION, chain, hash};
 use crate::common::{Rng, number};
-use crate::{EXTENT, FIELDS, SLOTS, Sample, all, refused};
+use crate::{EXTENT, FIELDS, SLOTS, Sample, all, refused, small};
 
 /// Opens and uses the store in every way; only a panic or a signal is wrong.
 fn survive(path: &Path) {
@@ -278,6 +278,50 @@ fn a_record_longer_than_its_segment_is_not_read_by_a_check() {
             let expected: &[&str] = if end < from + len { &["a record runs over the end of its segment"] } else { &[] };
             assert_eq!(found, expected, "{len} bytes, read only: {read_only}");
         }
+    }
+}
+
+/// Values are as long as the file may be, and the cleaner copies what it moves.
+#[test]
+fn a_record_longer_than_its_segment_is_not_moved() {
+    let sample = Sample::new();
+    let mut options = small();
+    options.max_dead_ratio(0.1).slack(EXTENT);
+    let overwrite = |db: &Db, rounds: u8| {
+        for (round, n) in (0..rounds).flat_map(|round| (0..100).map(move |n| (round, n))) {
+            db.put(&[n], &[round; 1_000]).unwrap();
+            if n == 99 {
+                // What was retired may be used again.
+                db.checkpoint().unwrap();
+            }
+        }
+    };
+    let db = small().open(&sample.path).unwrap();
+    // Most of what lives in that segment.
+    db.delete(b"long").unwrap();
+    overwrite(&db, 1);
+    let image = Image::read(&sample.path);
+    db.close().unwrap();
+    let position = |image: &Image| {
+        let pages = image.blob(&image.header()).pages;
+        let mut slots = pages.iter().flat_map(|page| image.page(page)).flatten();
+        let is_it = |at: &u64| image.unproved(*at).is_some_and(|record| record.key == b"key 4");
+        slots.by_ref().map(|slot| slot.position()).find(is_it).unwrap()
+    };
+    let at = position(&image);
+    for is_long in [false, true] {
+        let mut image = image.clone();
+        if is_long {
+            // One byte of the next extent, which stays the same.
+            let len = EXTENT - at % EXTENT - 32;
+            let long = Record { value: image.slice(at + 33, len).to_vec(), ..image.record(at).unwrap() };
+            let head = long.bytes()[..28].to_vec();
+            image.put(at, &head);
+        }
+        sample.write(&image);
+        let db = options.open(&sample.path).unwrap();
+        overwrite(&db, 40);
+        assert_eq!(position(&Image::read(&sample.path)) == at, is_long);
     }
 }
 

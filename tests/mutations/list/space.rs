@@ -143,10 +143,18 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "damaged_records_are_copied",
         file: "src/engine/clean.rs",
-        before: "in_segment && record.is_whole()",
-        after: "in_segment && (record.is_whole() || true)",
+        before: "in_segment(record) && record.is_whole()",
+        after: "in_segment(record) && (record.is_whole() || true)",
         test: "--test bad_input the_cleaner",
         why: "the cleaner gives damaged bytes a right checksum",
+    },
+    Mutation {
+        name: "records_beyond_segments_are_copied",
+        file: "src/engine/clean.rs",
+        before: "at + record.header.len() <= end",
+        after: "at <= end.max(record.header.len())",
+        test: "--test bad_input a_record_longer_than_its_segment_is_not_moved",
+        why: "the cleaner copies gigabytes for a forged length",
     },
     Mutation {
         name: "dead_records_are_copied",
