@@ -198,7 +198,7 @@ fn a_close_leaves_nearly_empty_index_extents() {
     ledger.close();
     let least = stats.log_bytes / EXTENT + stats.index_pages / 15;
     let (_, blocks) = ledger.sizes();
-    assert!(blocks <= (least + 21) * EXTENT, "{} extents of the disk, {least} would do", blocks / EXTENT);
+    assert!(blocks <= (least + 17) * EXTENT, "{} extents of the disk, {least} would do", blocks / EXTENT);
     ledger.open(&options());
     ledger.is_sound();
 }
