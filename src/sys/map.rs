@@ -9,6 +9,7 @@ mod faults;
 
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -22,6 +23,7 @@ use super::pane::Pane;
 use super::sigbus::Guard;
 use super::view::Views;
 pub use super::view::{HUGE_FROM, HUGE_PAGE};
+use super::window::Window;
 
 /// Ranges of so many bytes are likely to hold many pages that were stored to.
 const MANY: u64 = 128 << 10;
@@ -229,16 +231,7 @@ impl Map {
     /// pinned. Cells are read with [`Map::words`].
     #[inline]
     pub fn bytes(&self, pos: u64, len: u64) -> Option<&[u8]> {
-        if !self.has(pos, len) {
-            return None;
-        }
-        #[cfg(loom)]
-        atomic::model::touch(pos, len, false);
-        // Acquire: pairs with the Release in `cover`.
-        let at = self.read.load(Ordering::Acquire).wrapping_add(pos as usize);
-        // SAFETY: the view covers the length, `has` checked that the range is below it, and no mapping
-        // goes away before `self`. That nobody changes the bytes is the caller's contract.
-        Some(unsafe { std::slice::from_raw_parts(at, len as usize) })
+        self.bytes_window().bytes(pos, len)
     }
 
     /// `N` cells at `pos`, shared with all processes; None beyond the length, in front of the writable
@@ -247,16 +240,23 @@ impl Map {
     /// Of a map that is not writable the cells are in read-only memory: a store would kill the process.
     #[inline]
     pub fn words<const N: usize>(&self, pos: u64) -> Option<&[atomic::AtomicU64; N]> {
-        if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * N as u64) {
-            return None;
-        }
-        // Acquire: pairs with the Release in `cover`.
-        let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
-        #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
-        let cells = at.cast::<[atomic::AtomicU64; N]>();
-        // SAFETY: in bounds of the view as in `bytes`, and not in front of it; aligned; anybody may change
-        // atomics at any time. On these machines loads of 8 bytes work in read-only memory too.
-        Some(unsafe { &*cells })
+        self.words_window().words(pos)
+    }
+
+    /// The view that bytes are taken from, for who reads several places.
+    #[inline]
+    pub fn bytes_window(&self) -> Window<'_> {
+        // Acquire: pairs with the Release in `cover`. After the length, so that the view covers that.
+        let (len, base) = (self.len(), self.read.load(Ordering::Acquire));
+        Window { base, from: 0, len, map: PhantomData }
+    }
+
+    /// The view that cells are taken from.
+    #[inline]
+    pub fn words_window(&self) -> Window<'_> {
+        // Acquire: as in `bytes_window`.
+        let (len, base) = (self.len(), self.cells.load(Ordering::Acquire));
+        Window { base, from: self.cells_from, len, map: PhantomData }
     }
 
     /// The cells of a range, for as long as they are needed; as [`Map::words`].
@@ -367,7 +367,7 @@ impl Map {
 }
 
 #[inline]
-fn prefetch(at: *const u8) {
+pub(super) fn prefetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint and never faults; SSE is part of x86_64.
     unsafe {

@@ -15,6 +15,7 @@ pub mod map;
 pub mod pane;
 pub mod sigbus;
 mod view;
+pub mod window;
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
 compile_error!("slotdb needs Linux on a little-endian 64-bit machine");

@@ -37,9 +37,9 @@ pub const ALL: &[Mutation] = &[
     },
     Mutation {
         name: "header_writable",
-        file: "src/sys/map.rs",
-        before: "pos < self.cells_from || !self.has(pos, 8 * N as u64)",
-        after: "!self.has(pos, 8 * N as u64)",
+        file: "src/sys/window.rs",
+        before: "pos >= self.from && len <= self.len",
+        after: "len <= self.len",
         test: "--lib refuses_what_is_out_of_range",
         why: "words in front of the view",
     },
