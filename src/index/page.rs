@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use crate::control::{load, store};
 use crate::format::slot::{LINE_WORDS, LINES, PAGE_MAGIC, PAGE_WORDS, SLOTS, SlotWord, home_line, tag};
 use crate::sys::atomic::AtomicU64;
+use crate::sys::simd;
 
 const COUNT: usize = 1;
 const SUFFIX: usize = 2;
@@ -27,10 +28,8 @@ impl<'a> Line<'a> {
     /// Bit n: slot n has this tag.
     #[inline]
     pub fn matches(&self, tag: u32) -> u32 {
-        let tags = [0, 1, 2].map(|n| self.0[n].load(Ordering::Relaxed));
-        let low = |n: usize| u32::from(tags[n] as u32 == tag);
-        let high = |n: usize| u32::from((tags[n] >> 32) as u32 == tag);
-        low(0) | high(0) << 1 | low(1) << 2 | high(1) << 3 | low(2) << 4
+        let word = |n: usize| self.0[n].load(Ordering::Relaxed);
+        simd::equal_halves(word(0), word(1), tag) | u32::from(word(2) as u32 == tag) << 4
     }
 
     /// Whether a search must go on to the next line.

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod map;
 pub mod pane;
 pub mod sigbus;
+pub mod simd;
 mod view;
 pub mod window;
 
