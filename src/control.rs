@@ -377,10 +377,16 @@ impl Core {
     /// An error once a sync has failed anywhere, or this process has lost a page.
     #[inline]
     pub fn check_poison(&self) -> Result<()> {
-        if self.word(Word::Poisoned).load(Ordering::Relaxed) != 0 {
+        if self.is_poisoned() {
             return Err(Error::Poisoned { path: self.path.clone() });
         }
         self.check_map()
+    }
+
+    /// Whether a sync has failed anywhere.
+    #[inline]
+    pub fn is_poisoned(&self) -> bool {
+        self.word(Word::Poisoned).load(Ordering::Relaxed) != 0
     }
 
     /// Marks the store poisoned for all processes.

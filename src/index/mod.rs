@@ -5,6 +5,7 @@
 //! give way keep theirs until they are reused.
 
 pub mod directory;
+mod fast;
 pub mod growth;
 pub mod page;
 pub mod shrink;
@@ -125,6 +126,15 @@ impl Core {
     /// The record of a key that a snapshot of `seq` sees.
     #[inline]
     pub fn find_at(&self, hash: u64, key: &[u8], seq: u64) -> Result<Option<Record<'_>>> {
+        match self.find_fast(hash, key, seq) {
+            Some(found) => Ok(found),
+            None => self.search_at(hash, key, seq),
+        }
+    }
+
+    /// As `find_at`, for what is not plain.
+    #[inline(never)]
+    pub fn search_at(&self, hash: u64, key: &[u8], seq: u64) -> Result<Option<Record<'_>>> {
         match self.find(hash, key)? {
             Some(newest) => self.version_at(newest, seq),
             None => Ok(None),

@@ -9,6 +9,7 @@ use zerocopy::FromBytes;
 use crate::control::Core;
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, RECORD_HEADER, RecordHeader, checksum};
+use crate::sys::window::Window;
 
 /// A record in the map.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,14 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// The record at a position where records may lie, if that is in sight. Its checksum is not looked at.
+    #[inline]
+    pub fn at(window: &Window<'a>, position: u64) -> Option<Record<'a>> {
+        let header = RecordHeader::ref_from_bytes(window.bytes(position, RECORD_HEADER)?).ok()?;
+        let bytes = window.bytes(position, RECORD_HEADER + header.key_len() + header.value_len())?;
+        Some(Record { position, header, bytes })
+    }
+
     /// The key.
     #[inline]
     pub fn key(&self) -> &'a [u8] {
@@ -35,7 +44,7 @@ impl<'a> Record<'a> {
     }
 
     /// Whether it is a record of this key.
-    #[inline]
+    #[inline(always)]
     pub fn has_key(&self, key: &[u8]) -> bool {
         is_same(self.key(), key)
     }
@@ -52,7 +61,7 @@ impl<'a> Record<'a> {
 }
 
 /// Whether two keys are equal; short ones without a call.
-#[inline]
+#[inline(always)]
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let ends = |key: &[u8]| Some((u64::from_le_bytes(*key.first_chunk()?), u64::from_le_bytes(*key.last_chunk()?)));
     if a.len() != b.len() {

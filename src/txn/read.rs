@@ -29,10 +29,29 @@ impl<'db> ReadTxn<'db> {
     /// or `Io` after a page was lost; a value that was borrowed before may read as zeros from then on, and another call
     /// tells whether it does.
     pub fn get<'t>(&'t self, key: &[u8]) -> Result<Option<&'t [u8]>> {
+        match self.get_fast(key) {
+            Some(found) => Ok(found),
+            None => self.get_slow(key),
+        }
+    }
+
+    /// What nearly every get comes to; none where something has to be looked at more closely.
+    #[inline(always)]
+    fn get_fast<'t>(&'t self, key: &[u8]) -> Option<Option<&'t [u8]>> {
+        let core = &self.engine.core;
+        if self.engine.is_forked() || core.map.is_guarded() {
+            return None;
+        }
+        let found = core.find_fast(hash_key(key, core.geometry.seed), key, self.pin.seq)?;
+        if core.is_poisoned() { None } else { Some(found.map(|record| record.value())) }
+    }
+
+    #[inline(never)]
+    fn get_slow<'t>(&'t self, key: &[u8]) -> Result<Option<&'t [u8]>> {
         self.engine.check_fork()?;
         let core = &self.engine.core;
         let hash = hash_key(key, core.geometry.seed);
-        let found = core.find_at(hash, key, self.pin.seq).map_err(|e| core.cause(e))?;
+        let found = core.search_at(hash, key, self.pin.seq).map_err(|e| core.cause(e))?;
         core.check_poison()?;
         Ok(found.map(|record| record.value()))
     }

@@ -29,6 +29,7 @@ fn a_split_hides_no_key() {
                 let pin = reading.pin().expect("pinned");
                 for key in &reading.store.keys[..2] {
                     assert_eq!(reading.get(key, pin.seq).as_ref(), Some(key));
+                    assert_eq!(reading.search(key, pin.seq).as_ref(), Some(key));
                 }
                 assert_eq!(reading.get(&new, pin.seq), (pin.seq > seq).then_some(new));
                 reading.unpin(pin);

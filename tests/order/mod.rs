@@ -214,6 +214,12 @@ impl Process {
         record.map(|record| record.value().to_vec())
     }
 
+    /// The same, found the long way.
+    fn search(&self, key: &[u8], seq: u64) -> Option<Vec<u8>> {
+        let record = self.search_at(self.store.hash(key), key, seq).expect("no damage");
+        record.map(|record| record.value().to_vec())
+    }
+
     fn put(&self, key: &[u8], value: &[u8]) -> u64 {
         self.put_as(key, value, Durability::Eventual)
     }

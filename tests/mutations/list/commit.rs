@@ -118,8 +118,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "poison_ignored",
         file: "src/control.rs",
-        before: "if self.word(Word::Poisoned).load(Ordering::Relaxed) != 0 {",
-        after: "if self.word(Word::Poisoned).load(Ordering::Relaxed) > 1 {",
+        before: "self.word(Word::Poisoned).load(Ordering::Relaxed) != 0",
+        after: "self.word(Word::Poisoned).load(Ordering::Relaxed) > 1",
         test: "--test power every_call_fails",
         why: "commits go on after a failed sync",
     },
