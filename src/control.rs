@@ -27,7 +27,7 @@ use crate::sys::map::Map;
 use crate::sys::pane::Pane;
 
 /// First word of the volatile extent once it is set up. Changes with every change of this layout.
-pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol6");
+pub const LAYOUT: u64 = u64::from_le_bytes(*b"slotvol7");
 
 /// Shared control words, as indexes of 64-bit words; words that different parties write have lines of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub enum Word {
     DirectoryRoom = 89,
     /// An announced change of several directory entries: 1, suffix, depth, page a, page b (0: none).
     Intent = 96,
+    /// Retired pages at which looking for reusable ones among all pages pays again.
+    SweepPagesAt = 101,
     /// Extents of the file.
     Extents = 104,
     /// Where the search for free extents begins.

@@ -68,14 +68,13 @@ impl Core {
         if self.get(Word::FreePages) >= count {
             return Ok(());
         }
-        if self.get(Word::RetiredPages) >= self.geometry.pages() / 8 {
-            // It may give many.
+        if self.get(Word::RetiredPages) >= self.get(Word::SweepPagesAt).max(self.geometry.pages() / 8) {
             self.sweep_pages(self.spare_pages())?;
         }
         while self.get(Word::FreePages) < count {
             // Not an index extent before its page map is right: a death in between leaves it out of use.
             let number = match self.take_run(Kind::Fixed, 1, claim) {
-                Err(Error::Full { .. } | Error::MaxSize { .. }) if self.stay_in_index_extents() => continue,
+                Err(Error::Full { .. } | Error::MaxSize { .. }) if self.find_pages()? => continue,
                 taken => taken?,
             };
             if let Err(e) = self.disk.scatter(self.position_of(number), self.geometry.extent) {
@@ -86,6 +85,13 @@ impl Core {
             log::debug!("{}: extent {number} is for index pages", self.path.display());
         }
         Ok(())
+    }
+
+    /// Whether there are pages after all where the file cannot grow.
+    fn find_pages(&self) -> Result<bool> {
+        let before = self.get(Word::FreePages);
+        self.sweep_pages(self.spare_pages())?;
+        Ok(self.get(Word::FreePages) > before || self.stay_in_index_extents())
     }
 
     /// Hands out a page.
@@ -185,11 +191,15 @@ impl Core {
             return Ok(());
         }
         let (horizon, checkpoint) = (self.horizon()?, self.get(Word::Checkpoint));
+        let mut looked_at = 0;
         for number in 0..self.extents() {
             if self.extent(number).state().kind() == Kind::Index {
                 self.sweep_index_extent(number, horizon, checkpoint, spare)?;
+                looked_at += self.geometry.slot_pages();
             }
         }
+        // Most of what is retired between two checkpoints waits for the second of them.
+        self.set(Word::SweepPagesAt, self.get(Word::RetiredPages) + looked_at / 8);
         Ok(())
     }
 
