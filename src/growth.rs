@@ -177,12 +177,15 @@ impl Core {
     /// Gives holes space again, those in front first, until `need` extents are free. Stops short of it when the disk is
     /// full; what looks like a hole may have its space, so each is asked for.
     pub fn fill_holes(&self, need: u64) {
-        for n in 0..self.extents() {
-            if self.get(Word::Free) >= need {
-                return;
-            }
-            if self.extent(n).state().kind() == Kind::Hole {
-                self.fill_run(n, 1);
+        let holes = (0..self.extents()).filter(|&n| self.kind_at(n) == Kind::Hole);
+        let holes = holes.map(|n| (self.position_of(n), self.geometry.extent)).collect();
+        let mut holes = self.disk.worth_asking(holes).into_iter();
+        let mut was_refused = false;
+        while self.get(Word::Free) < need {
+            let Some((position, _)) = holes.next() else { return };
+            if !self.fill_run(self.extent_of(position), 1) && !was_refused {
+                was_refused = true;
+                holes = self.disk.worth_asking(holes.collect()).into_iter();
             }
         }
     }

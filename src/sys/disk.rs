@@ -1,5 +1,6 @@
 //! The one trait between the engine and the disk.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -36,6 +37,12 @@ pub trait Disk: Send + Sync {
     /// An error leaves the length as it was. The caller is the only one that changes it.
     fn allocate(&self, pos: u64, len: u64) -> io::Result<()>;
 
+    /// Those of some ranges of one length that there may be space for: not those that were refused, and have none, as
+    /// long as nothing tells that there is more space now. One question for all of them, once they are known.
+    fn worth_asking(&self, ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+        ranges
+    }
+
     /// Gives the space of a range back to the file system: nobody reads it before it is allocated again. Until the
     /// next sync of the range a power cut may leave what stood there.
     fn punch(&self, pos: u64, len: u64) -> io::Result<()>;
@@ -56,14 +63,25 @@ const BELIEVED: Duration = Duration::from_secs(1);
 
 /// A request for space that a full file system has refused. Some flush their journal before they refuse, so it is not
 /// asked again before it has more free space than it had then.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Refusal {
     len: u64,
     free: (u64, u64),
     at: Instant,
+    /// Ranges that were seen to have no space.
+    bare: HashSet<(u64, u64)>,
 }
 
 impl Refusal {
+    fn new(len: u64, free: (u64, u64)) -> Refusal {
+        Refusal { len, free, at: Instant::now(), bare: HashSet::new() }
+    }
+
+    /// Whether a range has no space. Nobody gives it some while it is refused.
+    fn is_bare(&mut self, file: &File, range: (u64, u64)) -> bool {
+        self.bare.contains(&range) || file::lacks_space(file, range.0, range.1) && self.bare.insert(range)
+    }
+
     /// Whether a request would be refused as well.
     fn covers(&self, len: u64, free: (u64, u64), now: Instant) -> bool {
         let has_more = free.0 > self.free.0 || free.1 > self.free.1;
@@ -94,9 +112,7 @@ impl FileDisk {
 
     /// Whether the file system is known to have no space for a range.
     fn is_refused(&self, pos: u64, len: u64) -> bool {
-        let Some(refusal) = *self.refusal.lock() else { return false };
-        let free = file::free_blocks(&self.file);
-        free.is_ok_and(|free| refusal.covers(len, free, Instant::now())) && file::lacks_space(&self.file, pos, len)
+        self.worth_asking(vec![(pos, len)]).is_empty()
     }
 
     /// Asks the file system for space, unless it is known to have none.
@@ -106,8 +122,7 @@ impl FileDisk {
         }
         file::allocate(&self.file, pos, len).inspect_err(|e| {
             if e.kind() == ErrorKind::StorageFull {
-                let refusal = |free| Refusal { len, free, at: Instant::now() };
-                *self.refusal.lock() = file::free_blocks(&self.file).ok().map(refusal);
+                *self.refusal.lock() = file::free_blocks(&self.file).ok().map(|free| Refusal::new(len, free));
             }
         })
     }
@@ -155,6 +170,16 @@ impl Disk for FileDisk {
             // The error that is passed on says why; space that cannot be given back is only wasted.
             let _ = self.file.set_len(before);
         })
+    }
+
+    fn worth_asking(&self, mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+        let mut refusal = self.refusal.lock();
+        if let (Some(refusal), Some(&(_, len))) = (refusal.as_mut(), ranges.first())
+            && file::free_blocks(&self.file).is_ok_and(|free| refusal.covers(len, free, Instant::now()))
+        {
+            ranges.retain(|&range| !refusal.is_bare(&self.file, range));
+        }
+        ranges
     }
 
     fn punch(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -235,7 +260,7 @@ mod tests {
     #[test]
     fn a_refusal_is_believed_in_until_there_is_more_space() {
         let at = Instant::now();
-        let refusal = Refusal { len: 8, free: (20, 10), at };
+        let refusal = Refusal { len: 8, free: (20, 10), at, bare: HashSet::new() };
         assert!(refusal.covers(8, (20, 10), at) && refusal.covers(9, (19, 9), at));
         assert!(!refusal.covers(7, (20, 10), at), "it may have room for less");
         assert!(!refusal.covers(8, (21, 10), at) && !refusal.covers(8, (20, 11), at));
@@ -253,13 +278,33 @@ mod tests {
         file.as_file().set_len(4 * EXTENT)?;
         file::allocate(file.as_file(), EXTENT, EXTENT)?;
         let disk = shared(file.path())?;
-        let full = Refusal { len: 1, free: (u64::MAX, u64::MAX), at: Instant::now() };
         // A file system in memory does not say what has space, and is asked again.
         let says = file::file_system(file.as_file())? != file::FileSystem::Volatile;
         for (extent, refused) in [(1, false), (2, says), (4, says)] {
-            *disk.refusal.lock() = Some(full);
+            *disk.refusal.lock() = Some(Refusal::new(1, (u64::MAX, u64::MAX)));
             assert_eq!(disk.allocate(extent * EXTENT, EXTENT).is_err(), refused, "extent {extent}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_no_space_is_remembered_as_long_as_it_is_refused() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(4 * EXTENT)?;
+        let disk = shared(file.path())?;
+        let ranges = || vec![(EXTENT, EXTENT), (2 * EXTENT, EXTENT)];
+        let refuse = || *disk.refusal.lock() = Some(Refusal::new(1, (u64::MAX, u64::MAX)));
+        assert_eq!(disk.worth_asking(ranges()), ranges(), "nothing was refused yet");
+        refuse();
+        if file::file_system(file.as_file())? == file::FileSystem::Volatile {
+            return Ok(());
+        }
+        assert_eq!(disk.worth_asking(ranges()), []);
+        // Nobody does this while the file system refuses; so it shows who is asked.
+        file::allocate(file.as_file(), EXTENT, EXTENT)?;
+        assert_eq!(disk.worth_asking(ranges()), [], "the file is not asked again");
+        refuse();
+        assert_eq!(disk.worth_asking(ranges()), ranges()[..1]);
         Ok(())
     }
 

@@ -213,6 +213,14 @@ pub const ALL: &[Mutation] = &[
         why: "a store to a hole finds the disk full",
     },
     Mutation {
+        name: "bare_holes_forgotten",
+        file: "src/sys/disk.rs",
+        before: " && self.bare.insert(range)",
+        after: "",
+        test: "--lib what_has_no_space_is_remembered",
+        why: "on a full disk each put asks the file system for each hole again",
+    },
+    Mutation {
         name: "half_grown_file_stays",
         file: "src/sys/file.rs",
         before: "            let _ = file.set_len(before);\n",
