@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::control::{Core, Word};
 use crate::engine::keeper::Keeper;
 use crate::engine::lock::Writer;
+use crate::engine::room::Futile;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::options::WriterLock;
@@ -40,6 +41,8 @@ pub struct Engine {
     checkpoint: Mutex<()>,
     /// A checkpoint that runs beside the commits.
     background: Mutex<Option<JoinHandle<()>>>,
+    /// When making room came to nothing the last time.
+    futile: Mutex<Option<Futile>>,
     /// The thread that gives the writer lock back when it is idle.
     keeper: Keeper,
     settings: Settings,
@@ -72,6 +75,7 @@ impl Engine {
             sync: Mutex::default(),
             checkpoint: Mutex::default(),
             background: Mutex::default(),
+            futile: Mutex::default(),
             keeper: Keeper::default(),
             settings,
             fork_generation: fork::generation(),

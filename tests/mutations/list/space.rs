@@ -213,6 +213,14 @@ pub const ALL: &[Mutation] = &[
         why: "a store to a hole finds the disk full",
     },
     Mutation {
+        name: "room_made_in_vain_again",
+        file: "src/engine/room.rs",
+        before: "futile.at == at && need >= futile.need",
+        after: "futile.at == at && need > 1 << 60",
+        test: "--test space what_is_refused_again",
+        why: "each refused put of a long value takes seconds",
+    },
+    Mutation {
         name: "bare_holes_forgotten",
         file: "src/sys/disk.rs",
         before: " && self.bare.insert(range)",
