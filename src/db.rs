@@ -382,8 +382,8 @@ mod tests {
         assert_ne!(holes, [], "no compaction left holes beside what is stored to");
     }
 
-    #[test]
-    fn holes_of_a_compaction_keep_away_from_new_index_pages() {
+    /// Grows an index after a compaction, and says whether new index pages came to lie where that had left holes.
+    fn grow_beside_holes() -> bool {
         let dir = tempfile::tempdir().unwrap();
         let db = open(dir.path(), 1 << 30);
         change(&db, 0..150_000, Some(&[7; 100]), || ());
@@ -393,12 +393,18 @@ mod tests {
         let checkpoint = db.engine().core.get(Word::Checkpoint);
         let before: BTreeSet<u64> = blocks(&db).iter().flat_map(|block| stored_to(&db, block)).collect();
         let is_new_in = |block: &Range<u64>| stored_to(&db, block).iter().any(|n| !before.contains(n));
-        change(&db, 150_000..600_000, Some(&[]), || {
+        change(&db, 150_000..1_500_000, Some(&[]), || {
             let wrong: Vec<_> = mixed(&db).into_iter().filter(is_new_in).collect();
             assert_eq!(wrong, [], "index pages beside holes");
         });
         assert_eq!(db.engine().core.get(Word::Checkpoint), checkpoint, "a checkpoint brings space back");
-        assert!(holes.iter().any(is_new_in), "no index pages where holes were");
+        holes.iter().any(is_new_in)
+    }
+
+    #[test]
+    fn holes_of_a_compaction_keep_away_from_new_index_pages() {
+        // Where extents lie depends on the seed of the store; two of three come to it.
+        assert!((0..8).any(|_| grow_beside_holes()), "no index pages where holes were");
     }
 
     /// System calls that write, of this thread.
@@ -428,7 +434,7 @@ mod tests {
         assert_eq!(writes_of_a_put(), 0, "all of the folio has its space");
         {
             let _writer = lock();
-            core.punch(&core.set_aside(0, true));
+            core.punch(&core.set_aside(0, true).0);
         }
         assert!(writes_of_a_put() > 0, "there are holes");
         {

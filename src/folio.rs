@@ -43,16 +43,6 @@ impl Core {
         extents.any(|n| self.kind_at(n).is_stored_to())
     }
 
-    /// Gives folios that are stored to the space that a compaction took from beside that, as far as there is some.
-    pub fn back_folios(&self) {
-        let folios: Vec<_> = self.folios().filter(|folio| self.is_stored_to(folio.clone())).collect();
-        for folio in folios {
-            if !self.suits(Kind::Index, folio.start, 1) {
-                log::warn!("{}: no space for the holes around extent {}", self.path.display(), folio.start);
-            }
-        }
-    }
-
     fn folios_of(&self, first: u64, run: u64) -> Range<u64> {
         self.folio_of(first).start..self.folio_of(first + run - 1).end
     }

@@ -204,14 +204,15 @@ impl Core {
     }
 
     /// Lets the next extent that is handed out be the first one that is not in use, if that lies before `end`: a hole
-    /// there gets its space again.
-    pub fn prefer_front(&self, end: u64) {
+    /// there gets its space again. Which one that is.
+    pub fn prefer_front(&self, end: u64) -> Option<u64> {
         let is_room = |&n: &u64| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
-        let Some(first) = (0..end.min(self.extents())).find(is_room) else { return };
+        let first = (0..end.min(self.extents())).find(is_room)?;
         if self.extent(first).state().kind() == Kind::Hole {
             self.fill_run(first, 1);
         }
         self.set(Word::FreeHint, FRONT);
+        Some(first)
     }
 
     /// First of `run` extents in a row that are free or holes; the holes among them have space now.
@@ -230,8 +231,9 @@ impl Core {
 
     /// Takes free extents beyond `keep` out of use, those in front last, so that their space can go back; together with
     /// those of somebody who died between this and `punched`. Under the checkpoint lock too. Beside what is stored to
-    /// only if `anywhere`: the next checkpoint gives folios their space again (`back_folios`).
-    pub fn set_aside(&self, keep: u64, anywhere: bool) -> Vec<u64> {
+    /// only if `anywhere`; else folios that are stored to get the space again that a compaction took from them, as far
+    /// as there is some. Also returns for how many there is none.
+    pub fn set_aside(&self, keep: u64, anywhere: bool) -> (Vec<u64>, usize) {
         let free_in = |folio: &Range<u64>| folio.clone().filter(|&n| self.kind_at(n) == Kind::Free).count() as u64;
         let stays = |folio: &Range<u64>| !anywhere && self.is_stored_to(folio.clone());
         let (whole, others): (Vec<_>, Vec<_>) = self.folios().partition(stays);
@@ -239,6 +241,7 @@ impl Core {
         // Who died may have punched them.
         let lost = whole.iter().cloned().flatten().filter(is_punching);
         lost.for_each(|n| self.extent(n).set_state(ExtentState::new(Kind::Hole)));
+        let unbacked = whole.iter().filter(|folio| !self.suits(Kind::Index, folio.start, 1)).count();
         let mut wanted = keep.saturating_sub(whole.iter().map(free_in).sum());
         let mut aside = Vec::new();
         for n in others.into_iter().flatten() {
@@ -255,7 +258,7 @@ impl Core {
         }
         self.set(Word::BackedFolio, 0);
         log::debug!("{}: {} extents become holes", self.path.display(), aside.len());
-        aside
+        (aside, unbacked)
     }
 
     /// Gives the space of extents that were set aside back to the file system. Under the checkpoint lock, beside the

@@ -139,12 +139,20 @@ impl Core {
         (0..self.extents()).filter(is_index).map(|n| (n, self.pages_of(n).filter(is_used).count() as u64)).collect()
     }
 
-    /// Hands out no more pages of an index extent, so that it becomes free once those in use have moved.
-    pub fn leave_index_extent(&self, number: u64) {
+    /// Hands out no more pages of an index extent, so that it becomes free once those in use have moved: at once if
+    /// there are none.
+    pub fn leave_index_extent(&self, number: u64) -> Result<()> {
         if self.extent(number).state() == ExtentState::new(Kind::Index) {
-            self.add(Word::FreePages, -self.free_pages_of(number));
+            let free = self.free_pages_of(number);
+            // A lost page map reads as free.
+            self.check_map()?;
+            self.add(Word::FreePages, -(free as i64));
             self.extent(number).set_state(ExtentState::new(Kind::Index).leaving());
+            if free == self.geometry.slot_pages() {
+                self.free_run(number);
+            }
         }
+        Ok(())
     }
 
     /// Hands out pages of those that were to be left after all; whether there were any. Where no page can be had, none
@@ -155,14 +163,14 @@ impl Core {
         let stays = leaving.map(|n| {
             self.extent(n).set_state(ExtentState::new(Kind::Index));
             let free = self.free_pages_of(n);
-            self.add(Word::FreePages, free);
+            self.add(Word::FreePages, free as i64);
             free
         });
-        stays.sum::<i64>() > 0
+        stays.sum::<u64>() > 0
     }
 
-    fn free_pages_of(&self, number: u64) -> i64 {
-        self.pages_of(number).filter(|&p| self.page_state(p) == PageState::Free).count() as i64
+    fn free_pages_of(&self, number: u64) -> u64 {
+        self.pages_of(number).filter(|&p| self.page_state(p) == PageState::Free).count() as u64
     }
 
     /// Whether a page is to move.

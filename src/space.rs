@@ -388,7 +388,7 @@ impl Core {
         })
     }
 
-    /// A block of free extents: holes get their space again for it, or the file grows.
+    /// A block of free extents: holes get their space again for it, in front at once, or the file grows.
     fn find_block(&self) -> Option<u64> {
         let block = self.geometry.block();
         let first = |unused: &[Kind]| {
@@ -398,6 +398,7 @@ impl Core {
             order.find(|n| (n * block..(n + 1) * block).all(is_unused)).map(|n| n * block)
         };
         first(&[Kind::Free])
+            .filter(|_| self.get(Word::FreeHint) != FRONT)
             .or_else(|| first(&[Kind::Free, Kind::Hole]).filter(|&at| self.fill_run(at, block)))
             .or_else(|| self.grow(block).is_ok().then(|| first(&[Kind::Free]))?)
     }

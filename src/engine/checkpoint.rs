@@ -3,6 +3,8 @@
 //! Freeze (under the writer lock), log, pages, blob, header slot A, header slot B, and only then is anything reused.
 //! One that fails or dies midway has changed nothing durable; the next one covers its pages too.
 
+use std::sync::atomic::Ordering;
+
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -117,6 +119,10 @@ impl Engine {
         {
             core.try_blob_room();
         }
+        if anyway {
+            // The file is about to be cut: space around index pages would make it longer again.
+            return Ok(true);
+        }
         self.give_back(core.working_reserve(), core.spare_pages(), false);
         Ok(true)
     }
@@ -130,17 +136,30 @@ impl Engine {
             core.sweep_extents()?;
             // From here on space in front is taken first.
             core.set(Word::FreeHint, 0);
-            if !anywhere {
-                core.back_folios();
-            }
             let aside = core.set_aside(keep, anywhere);
             // A lost page of the extent table reads as free.
             core.check_map()?;
             Ok(aside)
         });
         match aside {
-            Ok(aside) => core.punch(&aside),
+            Ok((aside, unbacked)) => {
+                core.punch(&aside);
+                if !anywhere {
+                    self.tell_unbacked(unbacked);
+                }
+            }
             Err(e) => log::warn!("{}: no space goes back now: {e}", core.path.display()),
+        }
+    }
+
+    /// Warns of holes that find no space where there were none before, and tells when they have it. Under the
+    /// checkpoint lock.
+    fn tell_unbacked(&self, folios: usize) {
+        let path = self.core.path.display();
+        match (self.unbacked.swap(folios > 0, Ordering::Relaxed), folios) {
+            (false, 1..) => log::warn!("{path}: no space for holes beside index pages, in {folios} blocks"),
+            (true, 0) => log::info!("{path}: the holes beside index pages have their space again"),
+            _ => {}
         }
     }
 

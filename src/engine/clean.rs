@@ -51,8 +51,20 @@ enum Walked {
 pub struct Worth {
     /// Those with at most so much alive, in 65,536ths.
     pub live: u64,
-    /// Those from this extent on, whatever they hold.
+    /// Those that reach to this extent, whatever they hold.
     pub cutoff: u64,
+}
+
+impl Worth {
+    /// Whether a segment of so many bytes is worth it for what little lives in it.
+    pub fn covers(&self, lives: u64, size: u64) -> bool {
+        share(lives, size) < self.live
+    }
+}
+
+/// In 65,536ths.
+fn share(lives: u64, size: u64) -> u64 {
+    lives.saturating_mul(1 << 16) / size
 }
 
 /// How much of a victim one step takes.
@@ -166,8 +178,9 @@ impl Core {
             let small = extent.live() <= self.geometry.extent / 2 || extent.run() <= self.geometry.block();
             // One with damage counts as full of live records.
             let is_one = extent.state().kind() == Use::Log && n != tail && small && extent.live() < size;
-            let share = extent.live().saturating_mul(1 << 16) / size;
-            (is_one && (share < worth.live || n >= worth.cutoff)).then_some((share, n))
+            let live_share = share(extent.live(), size);
+            let is_behind = n + extent.run() > worth.cutoff;
+            (is_one && (worth.covers(extent.live(), size) || is_behind)).then_some((live_share, n))
         })
     }
 
@@ -180,6 +193,11 @@ impl Core {
             (self.extent(n).run() * self.geometry.extent).saturating_sub(walked)
         };
         self.victims(tail, worth).map(left).sum()
+    }
+
+    /// Bytes that live in the segments that are worth copying.
+    pub fn left_to_move(&self, tail: u64, worth: Worth) -> u64 {
+        self.victims(tail, worth).map(|(_, n)| self.extent(n).live()).fold(0, u64::saturating_add)
     }
 
     /// Adds the live ones of a segment's records to the batch: those that begin in the next bytes, and one at least.

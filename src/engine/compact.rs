@@ -13,6 +13,7 @@ use crate::format::extent::Kind;
 use crate::format::slot::{LINES, SLOTS};
 use crate::index::Change;
 use crate::index::shrink::{STEP, Thrift};
+use crate::log::segment::Front;
 use crate::readers::bytes;
 use crate::space::{Claim, FRONT};
 
@@ -62,13 +63,11 @@ impl Engine {
         };
         let mut before = (u64::MAX, u64::MAX);
         let mut full = None;
-        let mut passes = 0;
+        let (mut passes, mut was_worse) = (0, false);
         while passes < PASSES {
             let thrift = Thrift { fill: DENSE, tombstones: true };
             let goal = core.goal();
-            let mut leave = core.emptiest_index_extents(core.index_extents_for(core.pages_in_use()));
-            leave.extend(core.index_extents_behind(goal));
-            match self.pass(goal, &leave, thrift, WORTH, go_on)? {
+            match self.pass(goal, &core.index_to_leave(goal), thrift, WORTH, go_on)? {
                 Ok(true) => (full, passes) = (None, passes + 1),
                 Ok(false) => return Ok(false),
                 // It ended early, and what it has freed is room for the next one.
@@ -76,10 +75,14 @@ impl Engine {
                 Err(e) => return Err(e),
             }
             let now = (core.used(), core.end_in_use());
-            if now.0 >= before.0 && now.1 >= before.1 {
+            let has_gained = now.0 < before.0 || now.1 < before.1;
+            // What was in the way when it moved may have gone to the rear; the next pass brings it back.
+            let is_worse = now != before && !has_gained;
+            if !has_gained && (!is_worse || was_worse) {
                 break;
             }
-            before = now;
+            before = if is_worse { before } else { now };
+            was_worse = is_worse;
         }
         self.give_back_all()?;
         self.leave_end()?;
@@ -116,7 +119,7 @@ impl Engine {
         live: u64,
         go_on: &mut dyn FnMut(Compaction) -> bool,
     ) -> Result<Result<bool>> {
-        self.leave_tail(goal)?;
+        self.leave_tail(goal, live)?;
         let index = self.shrink_index(thrift, leave);
         let cleaned = self.clean_all(goal, live, go_on);
         let passed = index.and(cleaned);
@@ -131,16 +134,18 @@ impl Engine {
     }
 
     /// Moves what of the index lies behind the goal to the front. The commits before copied pages to where there was
-    /// room; what they replaced in front is free now.
+    /// room; what they replaced in front is free now. So does what lies in extents that are spare, unless somebody
+    /// commits meanwhile, who copies pages.
     fn bring_index(&self, goal: u64) -> Result<()> {
         let core = &self.core;
-        let behind = core.index_extents_behind(goal);
+        let is_quiet = core.ends().0 == core.get(Word::Checkpoint);
+        let leave = if is_quiet { core.index_to_leave(goal) } else { core.index_extents_behind(goal) };
         let is_directory_behind = core.extent_of(core.root().position()) >= goal && core.has_room_before(goal);
-        if behind.is_empty() && !is_directory_behind {
+        if leave.is_empty() && !is_directory_behind {
             return Ok(());
         }
-        if !behind.is_empty() {
-            self.shrink_index(MOVE, &behind)?;
+        if !leave.is_empty() {
+            self.shrink_index(MOVE, &leave)?;
         }
         if is_directory_behind {
             let _writer = self.lock_writer()?;
@@ -183,17 +188,19 @@ impl Engine {
             }
             {
                 let mut writer = self.lock_writer()?;
-                core.prefer_front(goal);
                 let (_, ends) = core.ends();
                 let batch = writer.batch_mut();
                 // Moving to the front needs room there.
                 let cutoff = if core.has_room_before(goal) { goal } else { u64::MAX };
                 let worth = Worth { live, cutoff };
+                let tail = core.head_of(ends.tail)?;
+                let to_move = core.left_to_move(tail, worth);
                 let Some(cleaning) = self.clean_step(batch, ends, worth, PACE)? else { return Ok(true) };
                 walked += cleaning.bytes;
                 if batch.is_empty() {
                     batch.push_nothing();
                 }
+                batch.go_to_front(Front { goal, behind: to_move.saturating_sub(batch.bytes()) });
                 self.commit_moved(batch, Some(cleaning), self.claim()?)?;
             }
             self.checkpoint_if_due()?;
@@ -201,13 +208,20 @@ impl Engine {
         Ok(true)
     }
 
-    /// Goes on in a segment in front if the one at the tail, which is no victim, is a long one or far behind.
-    fn leave_tail(&self, goal: u64) -> Result<()> {
+    /// Goes on in a segment in front if the one at the tail, which is no victim, is far behind, or would be left with
+    /// much room over.
+    fn leave_tail(&self, goal: u64, live: u64) -> Result<()> {
         let core = &self.core;
-        let head = core.head_of(core.ends().1.tail)?;
-        let leave = core.extent(head).run() > core.usual_run() || head >= goal && core.has_room_before(goal);
-        if leave {
-            self.commit_nothing(Some(goal))?;
+        let tail = core.ends().1.tail;
+        // Beside writers, which may have left it by now.
+        let (position, end) = core.segment_at(tail)?;
+        let (head, worth) = (core.extent_of(position), Worth { live, cutoff: goal });
+        let to_move = core.left_to_move(head, worth);
+        let over = (end - tail).saturating_sub(to_move);
+        let lives = core.extent(head).live();
+        let is_sparse = over > core.geometry.extent.max(core.live_log() / 64) && worth.covers(lives, end - position);
+        if is_sparse || core.extent_of(end - 1) >= goal && core.has_room_before(goal) {
+            self.commit_nothing(Some(Front { goal, behind: to_move + lives }))?;
         }
         Ok(())
     }
@@ -223,14 +237,14 @@ impl Engine {
         })
     }
 
-    /// A commit of nothing, so that there is a seq after all that was retired; in a new segment that lies before that
-    /// extent, if it is asked for. Where there is no room for it, it is left out; whether it was made.
-    pub fn commit_nothing(&self, in_new_segment: Option<u64>) -> Result<bool> {
+    /// A commit of nothing, so that there is a seq after all that was retired; in a new segment, if it is asked for.
+    /// Where there is no room for it, it is left out; whether it was made.
+    pub fn commit_nothing(&self, in_new_segment: Option<Front>) -> Result<bool> {
         let mut writer = self.lock_writer()?;
         let batch = writer.batch_mut();
         batch.push_nothing();
-        if let Some(goal) = in_new_segment {
-            self.core.prefer_front(goal);
+        if let Some(front) = in_new_segment {
+            batch.go_to_front(front);
             batch.leave_segment();
         }
         match self.commit_moved(batch, None, self.claim()?) {
@@ -245,7 +259,7 @@ impl Engine {
         let core = &self.core;
         if !leave.is_empty() {
             let _writer = self.lock_writer()?;
-            leave.iter().for_each(|&(n, _)| core.leave_index_extent(n));
+            leave.iter().try_for_each(|&(n, _)| core.leave_index_extent(n))?;
         }
         let mut cursor = Some(0);
         while let Some(mut at) = cursor {
@@ -255,7 +269,9 @@ impl Engine {
                 core.set(Word::PageHint, 0);
                 core.prefer_front(u64::MAX);
             }
-            core.ensure_pages(STEP, self.claim()?)?;
+            // What only moves takes no more than it gives back.
+            let pages = if thrift == MOVE { STEP.min(leave.iter().map(|&(_, used)| used).sum()) } else { STEP };
+            core.ensure_pages(pages, self.claim()?)?;
             let (applied, ends) = core.ends();
             let busy = [core.head_of(ends.tail)?];
             let change = Change { seq: applied + 1, busy: &busy };
@@ -362,10 +378,14 @@ impl Engine {
         }
         // Whoever opens the store next finds room for a blob.
         core.free_spare_blobs()?;
-        let (before, end) = (core.extents(), core.end_in_use());
-        if core.extent_of(core.file_len()?) - end < 2 * worth {
+        if core.extent_of(core.file_len()?) - core.end_in_use() < 2 * worth {
             return Ok(None);
         }
+        if core.is_blob_last() {
+            core.set(Word::FreeHint, FRONT);
+            self.checkpoint_anyway()?;
+        }
+        let (before, end) = (core.extents(), core.end_in_use());
         // The log that a flush still goes through may lie behind the end, retired.
         self.wait_durable(core.ends().0)?;
         core.set(Word::FreeHint, FRONT);
@@ -388,92 +408,6 @@ impl Engine {
 }
 
 impl Core {
-    /// Extents in use, retired ones included.
-    fn used(&self) -> u64 {
-        let is_used = |n: &u64| !matches!(self.extent(*n).state().kind(), Kind::Free | Kind::Hole | Kind::Punching);
-        (0..self.extents()).filter(is_used).count() as u64
-    }
-
-    /// Extents from that one on that hold what lives.
-    fn in_use_behind(&self, goal: u64) -> u64 {
-        let kinds = (goal..self.extents()).map(|n| self.extent(n).state().kind());
-        kinds.filter(|kind| matches!(kind, Kind::Log | Kind::Index)).count() as u64
-    }
-
-    /// Bytes of live records.
-    fn live_log(&self) -> u64 {
-        let extents = (0..self.extents()).map(|n| self.extent(n)).filter(|e| e.state().kind() == Kind::Log);
-        extents.map(|extent| extent.live()).fold(0, u64::saturating_add)
-    }
-
-    /// Whether a segment could be opened in front of that extent.
-    fn has_room_before(&self, end: u64) -> bool {
-        let is_free = |n| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
-        (0..end.min(self.extents())).any(is_free)
-    }
-
-    /// Index extents that so many pages fill.
-    fn index_extents_for(&self, pages: u64) -> u64 {
-        pages.div_ceil(self.geometry.slot_pages())
-    }
-
-    /// All index extents but the fullest `but`, with their pages in use.
-    fn emptiest_index_extents(&self, but: u64) -> Vec<(u64, u64)> {
-        let mut extents = self.index_extents();
-        extents.sort_by_key(|&(_, used)| std::cmp::Reverse(used));
-        extents.split_off(extents.len().min(but as usize))
-    }
-
-    /// Index extents from that one on, with their pages in use.
-    fn index_extents_behind(&self, goal: u64) -> Vec<(u64, u64)> {
-        self.index_extents().into_iter().filter(|&(n, _)| n >= goal).collect()
-    }
-
-    /// Extents of a file that is as short as it can be: of the log and the index the last one may be nearly empty, of
-    /// blobs there are two for a moment.
-    fn goal(&self) -> u64 {
-        let log = self.live_log() / self.geometry.extent + 2;
-        let index = self.index_extents_for(self.pages_in_use() + 1) + self.directory_run(self.root().depth() + 1);
-        self.geometry.fixed_extents() + log + log / 64 + index + 2 * self.next_blob()
-    }
-
-    /// The first extent behind those that a closed store needs, and room for the standing reserve.
-    fn end_in_use(&self) -> u64 {
-        let (mut end, mut free, mut n) = (self.geometry.fixed_extents(), 0, 0);
-        let mut free_below = 0;
-        while n < self.extents() {
-            let extent = self.extent(n);
-            let run = if extent.state().kind() == Kind::Inner { 1 } else { extent.run() };
-            match extent.state().kind() {
-                // One without pages in use is spare.
-                Kind::Index if extent.live() <= self.geometry.map_pages() => {}
-                Kind::Log | Kind::Index | Kind::Blob => (end, free_below) = (n + run, free),
-                Kind::Free => free += run,
-                _ => {}
-            }
-            n += run;
-        }
-        (end + self.standing_reserve().saturating_sub(free_below)).min(self.extents())
-    }
-
-    /// The first extent behind those that are in use, those that a reader or a checkpoint keeps, the parts of the table
-    /// for all these, and the standing reserve.
-    fn end_of_use(&self) -> u64 {
-        let (reserve, mut end, mut free, mut n) = (self.standing_reserve(), 0, 0, 0);
-        while n < self.extents() {
-            let extent = self.extent(n);
-            let run = extent.run();
-            match extent.state().kind() {
-                Kind::Hole | Kind::Table => {}
-                Kind::Free if free >= reserve => {}
-                Kind::Free => (end, free) = (n + 1, free + 1),
-                _ => end = n + run,
-            }
-            n += run;
-        }
-        self.end_of_table(end)
-    }
-
     fn compaction(&self, walked_bytes: u64, worth: Worth) -> Result<Compaction> {
         let used_bytes = self.position_of(self.used());
         let live_bytes = self.live_log().saturating_add(self.pages_in_use() * PAGE);

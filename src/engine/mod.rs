@@ -6,6 +6,7 @@ pub mod clean;
 pub mod commit;
 pub mod compact;
 pub mod create;
+pub mod extents;
 pub mod keeper;
 pub mod lock;
 pub mod open;
@@ -14,6 +15,7 @@ pub mod room;
 pub mod sync;
 pub mod takeover;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub struct Engine {
     checkpoint: Mutex<()>,
     /// A checkpoint that runs beside the commits.
     background: Mutex<Option<JoinHandle<()>>>,
+    /// The last checkpoint found holes beside index pages without space.
+    unbacked: AtomicBool,
     /// When making room came to nothing the last time.
     futile: Mutex<Option<Futile>>,
     /// The thread that gives the writer lock back when it is idle.
@@ -75,6 +79,7 @@ impl Engine {
             sync: Mutex::default(),
             checkpoint: Mutex::default(),
             background: Mutex::default(),
+            unbacked: AtomicBool::new(false),
             futile: Mutex::default(),
             keeper: Keeper::default(),
             settings,

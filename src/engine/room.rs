@@ -66,8 +66,8 @@ impl Engine {
     }
 
     /// Frees what can be freed for a batch that needs so many extents: what only waits for a checkpoint, and dead log.
-    /// How many commits that took, and whether there is no room and more of them would not help. Bounded, and nothing is
-    /// moved that a reader would keep all the same.
+    /// How many commits that took, and whether there is no room and more of them would not help. Bounded, and nothing
+    /// is moved that a reader would keep all the same.
     fn make_room(&self, need: u64) -> (u64, bool) {
         let (mut commits, mut most, mut idle, mut is_futile) = (0, 0, 0, false);
         let mut round = || -> Result<bool> {

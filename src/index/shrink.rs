@@ -13,7 +13,7 @@ use crate::index::page::Slot;
 use crate::space::Claim;
 
 /// Which pages give way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thrift {
     /// Two siblings become one page that is at most so full, in percent of where it would split.
     pub fill: usize,

@@ -13,6 +13,7 @@ use crate::format::record::{
     Chain, Kind, LAST, Link, MOVED, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SMALL_RECORD, TAIL_ROOM, record_len,
 };
 use crate::format::{MAX_POSITION, record};
+use crate::log::segment::Front;
 use crate::space::Claim;
 use crate::sys::host;
 
@@ -67,6 +68,8 @@ pub struct Batch {
     segments: Vec<(u64, u64)>,
     /// The layout begins with a segment of its own.
     fresh: bool,
+    /// Where its segments go, of a compaction.
+    front: Option<Front>,
 }
 
 /// The table's keys are hashes already.
@@ -104,7 +107,7 @@ impl Batch {
         self.entries.clear();
         self.entries.shrink_to(KEPT / 64);
         self.live = 0;
-        self.fresh = false;
+        (self.fresh, self.front) = (false, None);
         if !self.table.is_empty() {
             self.table.clear();
             self.table.shrink_to(KEPT / 64);
@@ -232,6 +235,16 @@ impl Batch {
         self.fresh = true;
     }
 
+    /// Segments that the batch opens lie in front, and are as long as what comes.
+    pub fn go_to_front(&mut self, front: Front) {
+        self.front = Some(front);
+    }
+
+    /// Bytes of the records from a place on.
+    fn rest(&self, place: usize) -> u64 {
+        self.entries[place..].iter().filter(|entry| !entry.replaced).map(Entry::len).sum()
+    }
+
     /// Takes the cleaner's records out again.
     pub fn drop_moved(&mut self) {
         for entry in self.entries.iter_mut().filter(|e| e.moved && !e.replaced) {
@@ -341,10 +354,11 @@ impl Layout<'_> {
         Ok(())
     }
 
-    /// Goes on in a new segment with room for a record of `len` bytes.
-    fn open_segment(&mut self, len: u64, claim: Claim) -> Result<()> {
+    /// Goes on in a new segment with room for the record at a place.
+    fn open_segment(&mut self, place: usize, claim: Claim) -> Result<()> {
         let core = self.core;
-        let (first, run) = core.take_segment(len, claim)?;
+        let front = self.batch.front.map(|front| (front, self.batch.rest(place)));
+        let (first, run) = core.take_segment(self.batch.entries[place].len(), claim, front)?;
         let (position, bytes) = (core.position_of(first), run * core.geometry.extent);
         if run <= core.geometry.block() {
             // It fills bit by bit; what is written at once fills its pages anyway.
@@ -373,7 +387,7 @@ impl Layout<'_> {
                 continue;
             }
             if self.position + entry.len() + TAIL_ROOM > self.end || std::mem::take(&mut self.batch.fresh) {
-                self.open_segment(entry.len(), claim)?;
+                self.open_segment(n, claim)?;
             }
             self.batch.entries[n].position = self.position;
             let flags = if Some(n) == last { LAST } else { 0 } | if entry.moved { MOVED } else { 0 };

@@ -17,20 +17,34 @@ const SHARE: u64 = 32;
 /// all of it dirty, so what is written together should lie in it.
 const MANY_BLOCKS: u64 = 8;
 
+/// Where compaction wants the next segments.
+#[derive(Clone, Copy, Debug)]
+pub struct Front {
+    /// Before this extent, if there is room.
+    pub goal: u64,
+    /// Bytes that are going to follow those of the batch.
+    pub behind: u64,
+}
+
 impl Core {
     /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
-    /// one, and how many.
-    pub fn take_segment(&self, len: u64, claim: Claim) -> Result<(u64, u64)> {
+    /// one, and how many. With `front`, for `rest` bytes.
+    pub fn take_segment(&self, len: u64, claim: Claim, front: Option<(Front, u64)>) -> Result<(u64, u64)> {
         let extent = self.geometry.extent;
         let least = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(extent);
         // In 65,536ths of the segment.
         let left_over = |&run: &u64| {
             let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
-            (room % len) * (1 << 16) / room
+            ((room % len) * (1 << 16) / room).max((1 << 16) / LEFT_OVER)
         };
-        let runs = least..=self.longest_run();
-        let run = runs.min_by_key(|run| left_over(run).max((1 << 16) / LEFT_OVER));
-        let run = run.unwrap_or(least).max(self.usual_run());
+        let run = match front {
+            None => (least..=self.longest_run()).min_by_key(left_over).unwrap_or(least).max(self.usual_run()),
+            // What fills up at once is as long as may be.
+            Some((front, rest)) => {
+                let most = self.longest_in_front(front, rest);
+                (least..=most).rev().min_by_key(left_over).unwrap_or(least)
+            }
+        };
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
                 Ok((self.take_run(Kind::Log, least, claim)?, least))
@@ -42,17 +56,41 @@ impl Core {
     /// Extents of a segment of short records: a block, in a long log that may become so long that a block is a small
     /// part of it.
     pub fn usual_run(&self) -> u64 {
+        self.run_in(self.get(Word::LogExtents))
+    }
+
+    /// As `usual_run`, in a log of so many extents.
+    fn run_in(&self, log: u64) -> u64 {
         let block = self.geometry.block();
         let bound = match self.get(Word::MaxSize) {
             0 => u64::MAX,
             max => self.extent_of(max),
         };
-        if bound / SHARE >= block && self.get(Word::LogExtents) >= MANY_BLOCKS * block { block } else { 1 }
+        if bound / SHARE >= block && log >= MANY_BLOCKS * block { block } else { 1 }
     }
 
     /// Extents of a segment at most, but of those that begin with a longer record.
     pub fn longest_run(&self) -> u64 {
         (self.extents() / SHARE).clamp(1, self.geometry.block()).max(self.usual_run())
+    }
+
+    /// Bytes of live records.
+    pub fn live_log(&self) -> u64 {
+        let extents = (0..self.extents()).map(|n| self.extent(n)).filter(|e| e.state().kind() == Kind::Log);
+        extents.map(|extent| extent.live()).fold(0, u64::saturating_add)
+    }
+
+    /// Extents of a segment for `rest` bytes where compaction wants it, at most: what lies there unused, up to the end
+    /// of a block. The next segment is taken from there.
+    fn longest_in_front(&self, front: Front, rest: u64) -> u64 {
+        let block = self.geometry.block();
+        let Some(first) = self.prefer_front(front.goal) else { return 1 };
+        let end = self.extents().min((first / block + 1) * block);
+        let is_unused = |&n: &u64| matches!(self.kind_at(n), Kind::Free | Kind::Hole);
+        let unused = (first..end).take_while(is_unused).count() as u64;
+        let usual = self.run_in(self.extent_of(self.live_log()));
+        let most = (front.goal.min(self.extents()) / SHARE).clamp(1, block).max(usual);
+        unused.min(most).min((rest + front.behind).div_ceil(self.geometry.extent))
     }
 
     /// A segment's first bytes.

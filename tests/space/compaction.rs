@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use slotdb::{Db, Options};
+use slotdb::{Db, Durability, Options};
 
 use super::ledger::{EXTENT, Ledger, all, is_in, key, options};
+use crate::support::common::raw::Image;
 use crate::support::{Agent, Place, seed};
 
 const KEYS: u64 = 4_000;
@@ -40,6 +41,32 @@ fn what_is_deleted_goes_back() {
     ledger.is_sound();
     (0..KEYS).for_each(|n| ledger.put(n, 900));
     ledger.is_sound();
+}
+
+/// What a closed store keeps beside what lives: header and shared words, blob, directory, the reserve.
+const CLOSED: u64 = 6 + 1 + 1 + 3;
+/// Pages of an index extent that hold slots, of 128 KiB.
+const SLOT_PAGES: u64 = 31;
+
+/// With extents of the usual size, where log and index lie in blocks of their own while a store grows.
+#[test]
+fn a_compacted_file_is_hardly_longer_than_what_lives() {
+    for live in [30_000, 90_000] {
+        let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
+        (0..3 * live).for_each(|n| ledger.put(n, 100));
+        (0..3 * live).filter(|n| n % 3 != 1).for_each(|n| ledger.delete(n));
+        assert!(ledger.db().compact(|_| true).unwrap());
+        let stats = ledger.db().stats().unwrap();
+        ledger.close();
+        let (len, _) = ledger.sizes();
+        let image = Image::read(&ledger.path());
+        let runs = image.blob(&image.header()).runs;
+        let log = runs.iter().map(|run| run.live).sum::<u64>().div_ceil(stats.extent_size);
+        let index = stats.index_pages.div_ceil(SLOT_PAGES);
+        let extents = len / stats.extent_size;
+        // One more, for what the last segments have over.
+        assert!(extents <= log + index + CLOSED + 1, "{extents} extents, {log} for the log, {index} for the index");
+    }
 }
 
 /// Log at the rear, behind space that was given back, moves to the front, so that a close can cut the file.

@@ -215,29 +215,6 @@ fn beside_a_snapshot(ledger: &mut Ledger, deletes: &[u64], rng: &mut Rng) {
 }
 
 /// With nothing dead there is nothing to gain, and that is no error.
-/// Each refused put of a value of several extents moved records to and fro, for seconds: a victim gave back what its
-/// copy took.
-#[test]
-fn what_is_refused_again_moves_nothing() {
-    let mut ledger = Ledger::new(options().max_size(400 * EXTENT), seed());
-    let len = 5 * EXTENT as usize - 20_000;
-    let keys = fill(&mut ledger, 0, len);
-    let seq = |ledger: &Ledger| ledger.db().stats().unwrap().seq.applied;
-    let (mut last, mut moved) = (seq(&ledger), Vec::new());
-    for n in 0..keys {
-        let went = put(&mut ledger, n, len);
-        moved.push((went, seq(&ledger) - last));
-        last = seq(&ledger);
-    }
-    assert!(moved.windows(2).any(|pair| !pair[0].0 && !pair[1].0), "some are refused in a row: {moved:?}");
-    let again = moved.windows(2).filter(|pair| !pair[0].0 && !pair[1].0);
-    again.for_each(|pair| assert_eq!(pair[1].1, 0, "commits of one refused after another: {moved:?}"));
-    // What goes makes room.
-    (0..keys / 2).for_each(|n| ledger.delete(n));
-    assert!(put(&mut ledger, keys - 1, len));
-    ledger.is_sound();
-}
-
 #[test]
 fn a_full_store_of_what_lives_is_compact() {
     let mut ledger = Ledger::new(options().max_size(64 * EXTENT), seed());

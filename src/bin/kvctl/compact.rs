@@ -31,8 +31,10 @@ pub struct CompactRequest {
 pub fn compact(request: &CompactRequest, console: &mut Console) -> anyhow::Result<Outcome> {
     let interrupted = exit::on_interrupt()?;
     let file = &request.store.file;
+    // Opening may take space.
+    let before = Size::of(file);
     let db = request.store.open_to_write(Durability::Immediate, Missing::Refuse)?;
-    let before = Size::of(file)?;
+    let before = before?;
     let mut progress = Progress::new(console.shows_progress(), Unit::Bytes, Some(0));
     // An interrupt during the last step changes nothing: then all is done.
     let finished = db.compact(|so_far| {

@@ -22,8 +22,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "refusal_of_what_has_space",
         file: "src/sys/disk.rs",
-        before: " && file::lacks_space(&self.file, pos, len)",
-        after: "",
+        before: "|| file::lacks_space(file, range.0, range.1) && ",
+        after: "|| ",
         test: "--lib what_has_its_space",
         why: "what looks like a hole and has its space is refused",
     },
