@@ -19,6 +19,8 @@ use crate::space::{Claim, FRONT};
 
 /// Passes over the store, at most. Each moves into what the one before has freed, and the last one finds nothing to do.
 const PASSES: usize = 8;
+/// Passes in a row that gain nothing, after which no more follow.
+const FRUITLESS: usize = 3;
 /// Segments that are less dead than this stay as they are.
 const WORTH: u64 = (1 << 16) * 31 / 32;
 /// A step walks what a commit does at most, where little of it lives, so that its own record is a small part of what it
@@ -61,9 +63,9 @@ impl Engine {
             latest = so_far.walked_bytes;
             go_on(Compaction { walked_bytes: earlier + latest, ..so_far })
         };
-        let mut before = (u64::MAX, u64::MAX);
+        let mut best = (u64::MAX, u64::MAX);
         let mut full = None;
-        let (mut passes, mut was_worse) = (0, false);
+        let (mut passes, mut fruitless) = (0, 0);
         while passes < PASSES {
             let thrift = Thrift { fill: DENSE, tombstones: true };
             let goal = core.goal();
@@ -75,14 +77,13 @@ impl Engine {
                 Err(e) => return Err(e),
             }
             let now = (core.used(), core.end_in_use());
-            let has_gained = now.0 < before.0 || now.1 < before.1;
+            let has_gained = now.0 < best.0 || now.1 < best.1;
+            best = (best.0.min(now.0), best.1.min(now.1));
+            fruitless = if has_gained { 0 } else { fruitless + 1 };
             // What was in the way when it moved may have gone to the rear; the next pass brings it back.
-            let is_worse = now != before && !has_gained;
-            if !has_gained && (!is_worse || was_worse) {
+            if !has_gained && (now.1 <= core.goal() || fruitless == FRUITLESS) {
                 break;
             }
-            before = if is_worse { before } else { now };
-            was_worse = is_worse;
         }
         self.give_back_all()?;
         self.leave_end()?;

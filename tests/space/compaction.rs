@@ -51,10 +51,10 @@ const SLOT_PAGES: u64 = 31;
 /// With extents of the usual size, where log and index lie in blocks of their own while a store grows.
 #[test]
 fn a_compacted_file_is_hardly_longer_than_what_lives() {
-    for live in [30_000, 90_000] {
+    for (live, of) in [(30_000, 3), (90_000, 3), (130_000, 8)] {
         let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
-        (0..3 * live).for_each(|n| ledger.put(n, 100));
-        (0..3 * live).filter(|n| n % 3 != 1).for_each(|n| ledger.delete(n));
+        (0..of * live).for_each(|n| ledger.put(n, 100));
+        (0..of * live).filter(|n| n % of != 1).for_each(|n| ledger.delete(n));
         assert!(ledger.db().compact(|_| true).unwrap());
         let stats = ledger.db().stats().unwrap();
         ledger.close();
@@ -64,8 +64,9 @@ fn a_compacted_file_is_hardly_longer_than_what_lives() {
         let log = runs.iter().map(|run| run.live).sum::<u64>().div_ceil(stats.extent_size);
         let index = stats.index_pages.div_ceil(SLOT_PAGES);
         let extents = len / stats.extent_size;
-        // One more, for what the last segments have over.
-        assert!(extents <= log + index + CLOSED + 1, "{extents} extents, {log} for the log, {index} for the index");
+        // Some more, for what segments have over.
+        let most = log + index + CLOSED + 1 + log / 16;
+        assert!(extents <= most, "{extents} extents of {most}: {log} for the log, {index} for the index");
     }
 }
 

@@ -289,7 +289,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/room.rs",
         before: "        writer.batch_mut().reopen();\n",
         after: "",
-        test: "--test space at_its_greatest_size_a_store_is_over",
+        test: "--test space full::",
         why: "a record names one that has moved as the one before it",
     },
     Mutation {
@@ -357,11 +357,11 @@ pub const ALL: &[Mutation] = &[
         why: "a compaction gives back the part of the extent table that tells which extents are in use",
     },
     Mutation {
-        name: "retired_pages_not_looked_for",
-        file: "src/pages.rs",
-        before: "if self.find_pages()? => continue",
-        after: "if self.stay_in_index_extents() => continue",
-        test: "--test space",
-        why: "a store at its bound refuses though pages could be used again",
+        name: "compaction_ends_at_the_first_setback",
+        file: "src/engine/compact.rs",
+        before: "if !has_gained && (now.1 <= core.goal() || fruitless == FRUITLESS) {",
+        after: "if fruitless < FRUITLESS && passes > 0 {",
+        test: "--test space a_compacted_file",
+        why: "what was in the way stays at the rear, and the file long",
     },
 ];
