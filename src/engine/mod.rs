@@ -25,7 +25,6 @@ use parking_lot::Mutex;
 use crate::control::{Core, Word};
 use crate::engine::keeper::Keeper;
 use crate::engine::lock::Writer;
-use crate::engine::room::Futile;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::options::WriterLock;
@@ -45,8 +44,6 @@ pub struct Engine {
     background: Mutex<Option<JoinHandle<()>>>,
     /// The last checkpoint found holes beside index pages without space.
     unbacked: AtomicBool,
-    /// When making room came to nothing the last time.
-    futile: Mutex<Option<Futile>>,
     /// The thread that gives the writer lock back when it is idle.
     keeper: Keeper,
     settings: Settings,
@@ -80,7 +77,6 @@ impl Engine {
             checkpoint: Mutex::default(),
             background: Mutex::default(),
             unbacked: AtomicBool::new(false),
-            futile: Mutex::default(),
             keeper: Keeper::default(),
             settings,
             fork_generation: fork::generation(),

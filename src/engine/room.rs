@@ -21,39 +21,18 @@ const STEP: u64 = 256 << 10;
 /// Pages for copies that puts should find: so much of the index.
 const COPIES_SHARE: u64 = 4;
 
-/// Rounds without more free extents after which no more follow. Values of several extents can move for ever: a victim
-/// gives back what its copy takes.
-const IDLE: u64 = 8;
-
-/// A try to make room that has come to its end without any.
-#[derive(Clone, Copy, Debug)]
-pub struct Futile {
-    /// Applied seq and horizon when it ended.
-    at: (u64, u64),
-    /// Extents that it was for.
-    need: u64,
-}
-
 impl Engine {
     /// After `Full`: makes room, and takes the writer lock again for the same batch. None if others have committed
     /// meanwhile, since it may rest on what they have changed.
     pub fn room_for<'a>(&'a self, mut writer: WriterGuard<'a>) -> Result<Option<WriterGuard<'a>>> {
-        let now = |core: &Core| Ok((core.ends().0, core.horizon()?));
-        let need = 1 + writer.batch().bytes() / self.core.geometry.extent;
-        writer.batch_mut().reopen();
-        let at = now(&self.core)?;
-        if self.futile.lock().is_some_and(|futile| futile.at == at && need >= futile.need) {
-            return Ok(Some(writer));
-        }
-        let batch = std::mem::take(writer.batch_mut());
-        let seq = at.0;
+        let mut batch = std::mem::take(writer.batch_mut());
+        batch.reopen();
+        let seq = self.core.ends().0;
         drop(writer);
-        let (moves, is_futile) = self.make_room(need);
+        let moves = self.make_room(1 + batch.bytes() / self.core.geometry.extent);
         let mut writer = self.lock_writer()?;
         let is_alone = self.core.ends().0 == seq + moves;
         *writer.batch_mut() = batch;
-        let at = now(&self.core)?;
-        *self.futile.lock() = (is_futile && is_alone).then_some(Futile { at, need });
         Ok(is_alone.then_some(writer))
     }
 
@@ -66,21 +45,13 @@ impl Engine {
     }
 
     /// Frees what can be freed for a batch that needs so many extents: what only waits for a checkpoint, and dead log.
-    /// How many commits that took, and whether there is no room and more of them would not help. Bounded, and nothing
-    /// is moved that a reader would keep all the same.
-    fn make_room(&self, need: u64) -> (u64, bool) {
-        let (mut commits, mut most, mut idle, mut is_futile) = (0, 0, 0, false);
+    /// How many commits that took. Bounded, and nothing is moved that a reader would keep all the same.
+    fn make_room(&self, need: u64) -> u64 {
+        let mut commits = 0;
         let mut round = || -> Result<bool> {
             self.checkpoint()?;
-            let free = self.core.get(Word::Free);
-            (most, idle) = if free > most { (free, 0) } else { (most, idle + 1) };
-            if self.has_room(need)? {
-                return Ok(false);
-            }
-            let goes_on =
-                idle < IDLE && (self.move_records(need, &mut commits)? || self.leave_index_pages(&mut commits)?);
-            is_futile = !goes_on;
-            Ok(goes_on)
+            Ok(!self.has_room(need)?
+                && (self.move_records(need, &mut commits)? || self.leave_index_pages(&mut commits)?))
         };
         for _ in 0..ROUNDS + need {
             match round() {
@@ -92,7 +63,7 @@ impl Engine {
                 }
             }
         }
-        (commits, is_futile)
+        commits
     }
 
     /// Whether the file has, or gets, room for that many extents and some page copies beside the reserves.

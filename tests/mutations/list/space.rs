@@ -287,7 +287,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "refused_batch_keeps_what_it_found",
         file: "src/engine/room.rs",
-        before: "        writer.batch_mut().reopen();\n",
+        before: "        batch.reopen();\n",
         after: "",
         test: "--test space full::",
         why: "a record names one that has moved as the one before it",
