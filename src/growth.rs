@@ -177,16 +177,23 @@ impl Core {
     /// Gives holes space again, those in front first, until `need` extents are free. Stops short of it when the disk is
     /// full; what looks like a hole may have its space, so each is asked for.
     pub fn fill_holes(&self, need: u64) {
-        let holes = (0..self.extents()).filter(|&n| self.kind_at(n) == Kind::Hole);
-        let holes = holes.map(|n| (self.position_of(n), self.geometry.extent)).collect();
-        let mut holes = self.disk.worth_asking(holes).into_iter();
-        let mut was_refused = false;
+        let mut holes = (0..self.extents()).filter(|&n| self.kind_at(n) == Kind::Hole);
         while self.get(Word::Free) < need {
-            let Some((position, _)) = holes.next() else { return };
-            if !self.fill_run(self.extent_of(position), 1) && !was_refused {
-                was_refused = true;
-                holes = self.disk.worth_asking(holes.collect()).into_iter();
+            let Some(n) = holes.next() else { return };
+            if !self.fill_run(n, 1) {
+                return self.fill_others(holes, need);
             }
+        }
+    }
+
+    /// As `fill_holes`, of the holes behind one that was refused.
+    fn fill_others(&self, holes: impl Iterator<Item = u64>, need: u64) {
+        let ranges = holes.map(|n| (self.position_of(n), self.geometry.extent)).collect();
+        for (position, _) in self.disk.worth_asking(ranges) {
+            if self.get(Word::Free) >= need {
+                return;
+            }
+            self.fill_run(self.extent_of(position), 1);
         }
     }
 

@@ -1,8 +1,8 @@
 //! What nearly every search comes to, without a call and with few branches: the key stands in its home line or
 //! nowhere, and its newest record is a put that the snapshot sees.
 //!
-//! A search waits for memory twice, and the processor goes on with the next one meanwhile, as far as it looks ahead: the
-//! fewer instructions, the more of that.
+//! A search waits for memory twice, and the processor goes on with the next one meanwhile, as far as it looks ahead:
+//! the fewer instructions, the more of that.
 
 use crate::control::{Core, load};
 use crate::format::record::Kind;

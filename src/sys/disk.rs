@@ -112,7 +112,13 @@ impl FileDisk {
 
     /// Whether the file system is known to have no space for a range.
     fn is_refused(&self, pos: u64, len: u64) -> bool {
-        self.worth_asking(vec![(pos, len)]).is_empty()
+        let mut refusal = self.refusal.lock();
+        refusal.as_mut().is_some_and(|refusal| self.stands(refusal, len) && refusal.is_bare(&self.file, (pos, len)))
+    }
+
+    /// Whether a refusal tells of a request for so many bytes now.
+    fn stands(&self, refusal: &Refusal, len: u64) -> bool {
+        file::free_blocks(&self.file).is_ok_and(|free| refusal.covers(len, free, Instant::now()))
     }
 
     /// Asks the file system for space, unless it is known to have none.
@@ -175,7 +181,7 @@ impl Disk for FileDisk {
     fn worth_asking(&self, mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
         let mut refusal = self.refusal.lock();
         if let (Some(refusal), Some(&(_, len))) = (refusal.as_mut(), ranges.first())
-            && file::free_blocks(&self.file).is_ok_and(|free| refusal.covers(len, free, Instant::now()))
+            && self.stands(refusal, len)
         {
             ranges.retain(|&range| !refusal.is_bare(&self.file, range));
         }
