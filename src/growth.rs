@@ -210,12 +210,16 @@ impl Core {
         filled
     }
 
+    /// The first extent that is not in use, if that lies before `end`.
+    pub fn room_before(&self, end: u64) -> Option<u64> {
+        (0..end.min(self.extents())).find(|&n| matches!(self.kind_at(n), Kind::Free | Kind::Hole))
+    }
+
     /// Lets the next extent that is handed out be the first one that is not in use, if that lies before `end`: a hole
     /// there gets its space again. Which one that is.
     pub fn prefer_front(&self, end: u64) -> Option<u64> {
-        let is_room = |&n: &u64| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
-        let first = (0..end.min(self.extents())).find(is_room)?;
-        if self.extent(first).state().kind() == Kind::Hole {
+        let first = self.room_before(end)?;
+        if self.kind_at(first) == Kind::Hole {
             self.fill_run(first, 1);
         }
         self.set(Word::FreeHint, FRONT);

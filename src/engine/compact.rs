@@ -141,7 +141,7 @@ impl Engine {
         let core = &self.core;
         let is_quiet = core.ends().0 == core.get(Word::Checkpoint);
         let leave = if is_quiet { core.index_to_leave(goal) } else { core.index_extents_behind(goal) };
-        let is_directory_behind = core.extent_of(core.root().position()) >= goal && core.has_room_before(goal);
+        let is_directory_behind = core.extent_of(core.root().position()) >= goal && core.room_before(goal).is_some();
         if leave.is_empty() && !is_directory_behind {
             return Ok(());
         }
@@ -192,7 +192,7 @@ impl Engine {
                 let (_, ends) = core.ends();
                 let batch = writer.batch_mut();
                 // Moving to the front needs room there.
-                let cutoff = if core.has_room_before(goal) { goal } else { u64::MAX };
+                let cutoff = if core.room_before(goal).is_some() { goal } else { u64::MAX };
                 let worth = Worth { live, cutoff };
                 let tail = core.head_of(ends.tail)?;
                 let to_move = core.left_to_move(tail, worth);
@@ -221,7 +221,7 @@ impl Engine {
         let over = (end - tail).saturating_sub(to_move);
         let lives = core.extent(head).live();
         let is_sparse = over > core.geometry.extent.max(core.live_log() / 64) && worth.covers(lives, end - position);
-        if is_sparse || core.extent_of(end - 1) >= goal && core.has_room_before(goal) {
+        if is_sparse || core.extent_of(end - 1) >= goal && core.room_before(goal).is_some() {
             self.commit_nothing(Some(Front { goal, behind: to_move + lives }))?;
         }
         Ok(())

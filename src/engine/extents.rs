@@ -6,20 +6,14 @@ use crate::format::extent::Kind;
 impl Core {
     /// Extents in use, retired ones included.
     pub fn used(&self) -> u64 {
-        let is_used = |n: &u64| !matches!(self.extent(*n).state().kind(), Kind::Free | Kind::Hole | Kind::Punching);
+        let is_used = |n: &u64| !matches!(self.kind_at(*n), Kind::Free | Kind::Hole | Kind::Punching);
         (0..self.extents()).filter(is_used).count() as u64
     }
 
     /// Extents from that one on that hold what lives.
     pub fn in_use_behind(&self, goal: u64) -> u64 {
-        let kinds = (goal..self.extents()).map(|n| self.extent(n).state().kind());
+        let kinds = (goal..self.extents()).map(|n| self.kind_at(n));
         kinds.filter(|kind| matches!(kind, Kind::Log | Kind::Index)).count() as u64
-    }
-
-    /// Whether a segment could be opened in front of that extent.
-    pub fn has_room_before(&self, end: u64) -> bool {
-        let is_free = |n| matches!(self.extent(n).state().kind(), Kind::Free | Kind::Hole);
-        (0..end.min(self.extents())).any(is_free)
     }
 
     /// Index extents that so many pages fill.

@@ -261,13 +261,8 @@ impl Map {
 
     /// The cells of a range, for as long as they are needed; as [`Map::words`].
     pub fn pane<const COUNT: usize>(self: &Arc<Map>, pos: u64) -> Option<Pane<COUNT>> {
-        if !pos.is_multiple_of(8) || pos < self.cells_from || !self.has(pos, 8 * COUNT as u64) {
-            return None;
-        }
-        // Acquire: pairs with the Release in `cover`.
-        let at = self.cells.load(Ordering::Acquire).wrapping_add(pos as usize);
-        #[allow(clippy::cast_ptr_alignment, reason = "views start at a page, and pos is a multiple of 8")]
-        Some(Pane::new(at.cast(), self.clone()))
+        let cells = self.words::<COUNT>(pos)?;
+        Some(Pane::new(cells.as_ptr().cast_mut(), self.clone()))
     }
 
     /// Copies `bytes` to `pos`, where nobody reads yet. False if the range cannot be written.
