@@ -195,8 +195,10 @@ impl Map {
     #[inline]
     pub fn measure(&self) -> Option<u64> {
         let guard = self.guard.as_ref()?;
+        // Before the look: another thread may make the file longer behind it, and expect more then.
+        let expected = self.expected_len();
         match guard.file_len() {
-            Ok(len) if len >= self.expected_len() => {}
+            Ok(len) if len >= expected => {}
             Ok(len) => guard.note(len),
             Err(_) => guard.note(0),
         }

@@ -322,6 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn growth_beside_a_look_at_the_length_is_no_loss() -> io::Result<()> {
+        let file = file(2)?;
+        let map = guarded(&file)?;
+        std::thread::scope(|scope| {
+            let grower = scope.spawn(|| -> io::Result<()> {
+                (3..10_000).try_for_each(|pages| file.set_len(pages * PAGE).and_then(|()| map.set_len(pages * PAGE)))
+            });
+            while !grower.is_finished() {
+                assert_eq!(map.measure(), None);
+            }
+            grower.join().expect("it does not panic")
+        })
+    }
+
+    #[test]
     fn a_private_copy_is_watched_too() -> io::Result<()> {
         let file = file(4)?;
         let map = Map::private(&file, PAGE, Some(Guard::new(&file)?))?;
