@@ -215,6 +215,20 @@ impl Core {
         (0..end.min(self.extents())).find(|&n| matches!(self.kind_at(n), Kind::Free | Kind::Hole))
     }
 
+    /// How many extents lie in each row of them before `end` that is not in use, where a row ends with each `piece`.
+    pub fn unused_before(&self, end: u64, piece: u64) -> impl Iterator<Item = u64> {
+        let end = end.min(self.extents());
+        let is_unused = |&n: &u64| matches!(self.kind_at(n), Kind::Free | Kind::Hole);
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let first = (at..end).find(is_unused)?;
+            at = end.min((first / piece + 1).saturating_mul(piece));
+            let unused = (first..at).take_while(is_unused).count() as u64;
+            at = first + unused;
+            Some(unused)
+        })
+    }
+
     /// Lets the next extent that is handed out be the first one that is not in use, if that lies before `end`: a hole
     /// there gets its space again. Which one that is.
     pub fn prefer_front(&self, end: u64) -> Option<u64> {

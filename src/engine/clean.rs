@@ -53,6 +53,10 @@ pub struct Worth {
     pub live: u64,
     /// Those that reach to this extent, whatever they hold.
     pub cutoff: u64,
+    /// Those that were begun with an earlier seq only.
+    pub before: u64,
+    /// Of those that hold a value of many extents, only what reaches to the cutoff and has no more extents than this.
+    pub longest: u64,
 }
 
 impl Worth {
@@ -77,7 +81,7 @@ pub struct Pace {
 }
 
 /// Commits leave segments alone that would give less than a tenth.
-pub const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX };
+pub const COMMIT: Worth = Worth { live: (1 << 16) * 9 / 10, cutoff: u64::MAX, before: u64::MAX, longest: 0 };
 
 impl Engine {
     /// Adds live records of the victim to a batch, if there is too much dead space.
@@ -174,13 +178,15 @@ impl Core {
         (0..self.extents()).filter_map(move |n| {
             let extent = self.extent(n);
             let size = extent.run() * self.geometry.extent;
+            let is_behind = n + extent.run() > worth.cutoff;
             // A value of many extents is not copied for the sake of what lies beside it.
             let small = extent.live() <= self.geometry.extent / 2 || extent.run() <= self.geometry.block();
+            let may_move = small || is_behind && extent.run() <= worth.longest;
             // One with damage counts as full of live records.
-            let is_one = extent.state().kind() == Use::Log && n != tail && small && extent.live() < size;
+            let is_one = extent.state().kind() == Use::Log && n != tail && may_move && extent.live() < size;
             let live_share = share(extent.live(), size);
-            let is_behind = n + extent.run() > worth.cutoff;
-            (is_one && (worth.covers(extent.live(), size) || is_behind)).then_some((live_share, n))
+            let is_worth = is_one && (worth.covers(extent.live(), size) || is_behind);
+            (is_worth && self.is_begun_before(n, worth.before)).then_some((live_share, n))
         })
     }
 

@@ -6,7 +6,7 @@
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
-use crate::engine::clean::{MOST, Pace, Worth};
+use crate::engine::clean::{COMMIT, MOST, Pace, Worth};
 use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::format::extent::Kind;
@@ -21,13 +21,15 @@ use crate::space::{Claim, FRONT};
 const PASSES: usize = 8;
 /// Passes in a row that gain nothing, after which no more follow.
 const FRUITLESS: usize = 3;
-/// Segments that are less dead than this stay as they are.
+/// Segments that are so full, of what records fill of one at best, stay as they are.
 const WORTH: u64 = (1 << 16) * 31 / 32;
 /// A step walks what a commit does at most, where little of it lives, so that its own record is a small part of what it
 /// writes; and moves so many records.
 const PACE: Pace = Pace { bytes: MOST, records: 2048 };
 /// Checkpoints make pages that are half as full as one that splits.
 const PACED: usize = 50;
+/// A value of so many bytes is moved to the front.
+const LARGE: u64 = 64 << 20;
 /// Compaction fills them so far.
 const DENSE: usize = 85;
 /// Index pages only move.
@@ -69,7 +71,7 @@ impl Engine {
         while passes < PASSES {
             let thrift = Thrift { fill: DENSE, tombstones: true };
             let goal = core.goal();
-            match self.pass(goal, &core.index_to_leave(goal), thrift, WORTH, go_on)? {
+            match self.pass(goal, &core.index_to_leave(goal), thrift, core.full(WORTH), go_on)? {
                 Ok(true) => (full, passes) = (None, passes + 1),
                 Ok(false) => return Ok(false),
                 // It ended early, and what it has freed is room for the next one.
@@ -98,7 +100,7 @@ impl Engine {
         let core = &self.core;
         let _writer = self.lock_writer()?;
         let tail = core.head_of(core.ends().1.tail)?;
-        let worth = Worth { live: WORTH, cutoff: u64::MAX };
+        let worth = Worth { live: core.full(WORTH), ..COMMIT };
         Ok(self.claim()? == Claim::Move && core.victim(tail, worth).is_some())
     }
 
@@ -183,8 +185,10 @@ impl Engine {
         // Others may leave more behind than is gained.
         let most = 2 * core.position_of(core.get(Word::LogExtents));
         let mut walked = 0;
+        // What this pass writes is left to the next one.
+        let before = core.ends().0 + 1;
         while walked < most {
-            if !go_on(core.compaction(walked, Worth { live, cutoff: goal })?) {
+            if !go_on(core.compaction(walked, Worth { live, cutoff: goal, before, ..COMMIT })?) {
                 return Ok(false);
             }
             {
@@ -192,8 +196,10 @@ impl Engine {
                 let (_, ends) = core.ends();
                 let batch = writer.batch_mut();
                 // Moving to the front needs room there.
-                let cutoff = if core.room_before(goal).is_some() { goal } else { u64::MAX };
-                let worth = Worth { live, cutoff };
+                let longest = core.unused_before(goal, u64::MAX).max();
+                let cutoff = if longest.is_some() { goal } else { u64::MAX };
+                let worth =
+                    Worth { live, cutoff, before, longest: longest.unwrap_or(0).min(LARGE / core.geometry.extent) };
                 let tail = core.head_of(ends.tail)?;
                 let to_move = core.left_to_move(tail, worth);
                 let Some(cleaning) = self.clean_step(batch, ends, worth, PACE)? else { return Ok(true) };
@@ -216,7 +222,7 @@ impl Engine {
         let tail = core.ends().1.tail;
         // Beside writers, which may have left it by now.
         let (position, end) = core.segment_at(tail)?;
-        let (head, worth) = (core.extent_of(position), Worth { live, cutoff: goal });
+        let (head, worth) = (core.extent_of(position), Worth { live, cutoff: goal, ..COMMIT });
         let to_move = core.left_to_move(head, worth);
         let over = (end - tail).saturating_sub(to_move);
         let lives = core.extent(head).live();

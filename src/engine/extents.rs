@@ -44,7 +44,7 @@ impl Core {
     /// Extents of a file that is as short as it can be: of the log and the index the last one may be nearly empty, of
     /// blobs there are two for a moment.
     pub fn goal(&self) -> u64 {
-        let log = self.live_log() / self.geometry.extent + 2;
+        let log = ((self.live_log() / self.density()) << 16) / self.geometry.extent + 2;
         let index = self.index_extents_for(self.pages_in_use() + 1) + self.directory_run(self.root().depth() + 1);
         self.geometry.fixed_extents() + log + log / 64 + index + 2 * self.next_blob()
     }

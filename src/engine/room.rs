@@ -7,7 +7,7 @@
 
 use crate::control::{Core, Word};
 use crate::engine::Engine;
-use crate::engine::clean::{COMMIT, Pace};
+use crate::engine::clean::{COMMIT, Pace, Worth};
 use crate::engine::lock::WriterGuard;
 use crate::error::{Error, Result};
 use crate::format::extent::Kind;
@@ -23,13 +23,14 @@ const COPIES_SHARE: u64 = 4;
 
 impl Engine {
     /// After `Full`: makes room, and takes the writer lock again for the same batch. None if others have committed
-    /// meanwhile, since it may rest on what they have changed.
-    pub fn room_for<'a>(&'a self, mut writer: WriterGuard<'a>) -> Result<Option<WriterGuard<'a>>> {
+    /// meanwhile, since it may rest on what they have changed. Nothing moves out of segments that were begun with the
+    /// seq `since` or later: those of earlier tries.
+    pub fn room_for<'a>(&'a self, mut writer: WriterGuard<'a>, since: u64) -> Result<Option<WriterGuard<'a>>> {
         let mut batch = std::mem::take(writer.batch_mut());
         batch.reopen();
         let seq = self.core.ends().0;
         drop(writer);
-        let moves = self.make_room(1 + batch.bytes() / self.core.geometry.extent);
+        let moves = self.make_room(1 + batch.bytes() / self.core.geometry.extent, since);
         let mut writer = self.lock_writer()?;
         let is_alone = self.core.ends().0 == seq + moves;
         *writer.batch_mut() = batch;
@@ -40,18 +41,19 @@ impl Engine {
     pub fn restore_reserve(&self) {
         let core = &self.core;
         if core.get(Word::Free) < core.put_reserve() && !matches!(self.has_room(0), Ok(true)) {
-            self.make_room(0);
+            self.make_room(0, core.ends().0 + 1);
         }
     }
 
     /// Frees what can be freed for a batch that needs so many extents: what only waits for a checkpoint, and dead log.
-    /// How many commits that took. Bounded, and nothing is moved that a reader would keep all the same.
-    fn make_room(&self, need: u64) -> u64 {
+    /// How many commits that took. Bounded, and nothing is moved that a reader would keep all the same; nor what was
+    /// moved since then, which lies as densely as it can: large values could go to and fro for ever.
+    fn make_room(&self, need: u64, since: u64) -> u64 {
         let mut commits = 0;
         let mut round = || -> Result<bool> {
             self.checkpoint()?;
             Ok(!self.has_room(need)?
-                && (self.move_records(need, &mut commits)? || self.leave_index_pages(&mut commits)?))
+                && (self.move_records(need, since, &mut commits)? || self.leave_index_pages(&mut commits)?))
         };
         for _ in 0..ROUNDS + need {
             match round() {
@@ -82,8 +84,9 @@ impl Engine {
 
     /// Moves live records out of the segments with the least of them, until the cleaning reserve is used up or enough
     /// will be free after the next checkpoint; whether any step was made.
-    fn move_records(&self, need: u64, commits: &mut u64) -> Result<bool> {
+    fn move_records(&self, need: u64, since: u64, commits: &mut u64) -> Result<bool> {
         let core = &self.core;
+        let worth = Worth { live: core.full(COMMIT.live), before: since, ..COMMIT };
         let before = *commits;
         let enough = need + core.cleaning_reserve();
         // What a step takes may raise what it has to leave: then fewer records do.
@@ -97,7 +100,7 @@ impl Engine {
             let (_, ends) = core.ends();
             let batch = writer.batch_mut();
             let records = most.min(if copies < core.pages_in_use() { copies } else { u64::MAX });
-            let Some(cleaning) = self.clean_step(batch, ends, COMMIT, Pace { bytes: STEP, records })? else { break };
+            let Some(cleaning) = self.clean_step(batch, ends, worth, Pace { bytes: STEP, records })? else { break };
             if batch.is_empty() {
                 batch.push_nothing();
             }

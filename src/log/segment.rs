@@ -1,16 +1,18 @@
 //! Segments: runs of extents that hold log.
 
+use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use crate::control::{Core, Word};
 use crate::error::{Error, Result};
 use crate::format::extent::Kind;
-use crate::format::record::{SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
+use crate::format::record::{RECORD_HEADER, SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, TAIL_ROOM};
 use crate::space::{Claim, Extent};
 
-/// A segment is so long that records like its first one leave this share of it over, or as little as may be, ...
-const LEFT_OVER: u64 = 16;
-/// ... but no longer than a block, or this share of the file: where that cannot grow, all that lives in a segment has
+/// A segment is so long that records like its first one leave at most this share of it over, or as little as may be; of
+/// those that do, it is the usual one; in 65,536ths.
+const LEFT_OVER: u64 = (1 << 16) / 16;
+/// It is no longer than a block, or this share of the file: where that cannot grow, all that lives in a segment has
 /// to find room in the cleaning reserve before its space comes back.
 const SHARE: u64 = 32;
 /// A log of so many blocks goes on in whole ones, unless the file is bound to stay short: a store to a huge page makes
@@ -30,20 +32,10 @@ impl Core {
     /// Extents for a segment that begins with a record of `len` bytes, and for more like it if there is room: the first
     /// one, and how many. With `front`, for `rest` bytes.
     pub fn take_segment(&self, len: u64, claim: Claim, front: Option<(Front, u64)>) -> Result<(u64, u64)> {
-        let extent = self.geometry.extent;
-        let least = (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(extent);
-        // In 65,536ths of the segment.
-        let left_over = |&run: &u64| {
-            let room = run * extent - SEGMENT_HEADER - TAIL_ROOM;
-            ((room % len) * (1 << 16) / room).max((1 << 16) / LEFT_OVER)
-        };
+        let least = self.shortest_run(len);
         let run = match front {
-            None => (least..=self.longest_run()).min_by_key(left_over).unwrap_or(least).max(self.usual_run()),
-            // What fills up at once is as long as may be.
-            Some((front, rest)) => {
-                let most = self.longest_in_front(front, rest);
-                (least..=most).rev().min_by_key(left_over).unwrap_or(least)
-            }
+            None => self.fitting_run(len),
+            Some((front, rest)) => self.run_in_front(len, front, rest).unwrap_or(least),
         };
         match self.take_run(Kind::Log, run, claim) {
             Err(Error::Full { .. } | Error::MaxSize { .. }) if run > least => {
@@ -51,6 +43,37 @@ impl Core {
             }
             taken => Ok((taken?, run)),
         }
+    }
+
+    /// Extents of a segment for one record of `len` bytes.
+    fn shortest_run(&self, len: u64) -> u64 {
+        (SEGMENT_HEADER + len + TAIL_ROOM).div_ceil(self.geometry.extent)
+    }
+
+    /// What records of one length leave over of a segment, in 65,536ths.
+    fn left_over(&self, run: u64, len: u64) -> u64 {
+        let room = run * self.geometry.extent - SEGMENT_HEADER - TAIL_ROOM;
+        (room % len) * (1 << 16) / room
+    }
+
+    /// Extents of a segment for records of one length.
+    fn fitting_run(&self, len: u64) -> u64 {
+        let (least, usual) = (self.shortest_run(len), self.usual_run());
+        let runs = least..=self.longest_run();
+        runs.min_by_key(|&run| (self.left_over(run, len).max(LEFT_OVER), run != usual)).unwrap_or(least)
+    }
+
+    /// That share of what records as long as those of the store on average fill of a segment; all in 65,536ths.
+    pub fn full(&self, share: u64) -> u64 {
+        (share * self.density()) >> 16
+    }
+
+    /// How much of a segment is filled by records as long as those of the store are on average, in 65,536ths.
+    pub fn density(&self) -> u64 {
+        let (_, ends) = self.ends();
+        let Some(average) = ends.live_bytes.checked_div(ends.live_keys) else { return 1 << 16 };
+        let len = RECORD_HEADER + average.min(crate::MAX_VALUE);
+        (1 << 16) - self.left_over(self.fitting_run(len), len)
     }
 
     /// Extents of a segment of short records: a block, in a long log that may become so long that a block is a small
@@ -80,17 +103,27 @@ impl Core {
         extents.map(|extent| extent.live()).fold(0, u64::saturating_add)
     }
 
-    /// Extents of a segment for `rest` bytes where compaction wants it, at most: what lies there unused, up to the end
-    /// of a block. The next segment is taken from there.
-    fn longest_in_front(&self, front: Front, rest: u64) -> u64 {
+    /// Extents of a segment for `rest` bytes, which begin with a record of `len`, where compaction wants it: as many as
+    /// may be, since it fills up at once, in the first place where little is left over, or in the best one. The next
+    /// segment is taken from the first place that is large enough. None if there is no such place.
+    fn run_in_front(&self, len: u64, front: Front, rest: u64) -> Option<u64> {
         let block = self.geometry.block();
-        let Some(first) = self.prefer_front(front.goal) else { return 1 };
-        let end = self.extents().min((first / block + 1) * block);
-        let is_unused = |&n: &u64| matches!(self.kind_at(n), Kind::Free | Kind::Hole);
-        let unused = (first..end).take_while(is_unused).count() as u64;
-        let usual = self.run_in(self.extent_of(self.live_log()));
-        let most = (front.goal.min(self.extents()) / SHARE).clamp(1, block).max(usual);
-        unused.min(most).min((rest + front.behind).div_ceil(self.geometry.extent))
+        self.prefer_front(front.goal)?;
+        let (least, usual) = (self.shortest_run(len), self.run_in(self.extent_of(self.live_log())));
+        let share = (front.goal.min(self.extents()) / SHARE).clamp(1, block).max(usual);
+        let most = share.min((rest + front.behind).div_ceil(self.geometry.extent)).max(least);
+        // Short records fill blocks.
+        let piece = if least <= usual && self.left_over(usual, len) <= LEFT_OVER { block } else { u64::MAX };
+        let mut best: Option<(u64, u64)> = None;
+        for unused in self.unused_before(front.goal, piece) {
+            let runs = (least..=most.min(unused)).rev().map(|run| (self.left_over(run, len).max(LEFT_OVER), run));
+            let Some(here) = runs.min_by_key(|&(left, _)| left) else { continue };
+            best = best.filter(|best| best.0 <= here.0).or(Some(here));
+            if here.0 <= LEFT_OVER {
+                break;
+            }
+        }
+        best.map(|(_, run)| run)
     }
 
     /// A segment's first bytes.
@@ -107,6 +140,12 @@ impl Core {
             reserved: U32::ZERO,
         }
         .sealed()
+    }
+
+    /// Whether the first record of a segment has an earlier seq.
+    pub fn is_begun_before(&self, head: u64, seq: u64) -> bool {
+        let header = || SegmentHeader::read_from_bytes(self.bytes(self.position_of(head), SEGMENT_HEADER)?).ok();
+        seq == u64::MAX || header().is_some_and(|header| header.seq.get() < seq)
     }
 
     /// Position and end of the segment that holds a position of the log.

@@ -160,13 +160,14 @@ fn commit_with_room<'a>(
         true => (Claim::Put, Claim::Put),
         false => (Claim::Delete, Claim::LastDelete),
     };
+    let since = engine.core.ends().0 + 1;
     for _ in 0..TRIES {
         let full = match engine.commit_batch(writer.batch_mut(), durability, claim) {
             Err(full @ (Error::Full { .. } | Error::MaxSize { .. })) => full,
             done => return done.map(|committed| (writer, committed)),
         };
         let before = engine.core.prospects();
-        let Some(again) = engine.room_for(writer)? else { return Err(full) };
+        let Some(again) = engine.room_for(writer, since)? else { return Err(full) };
         if claim == later && engine.core.prospects() == before {
             return Err(full);
         }

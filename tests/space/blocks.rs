@@ -52,10 +52,10 @@ fn log_shares_no_huge_page_with_other_uses() {
     ledger.is_sound();
 }
 
-/// One of 70,000 bytes in 131,072 would leave almost half of each segment over.
+/// One of 70,000 bytes in 131,072 would leave almost half of each segment over, and one of 1.1 million in a block.
 #[test]
 fn long_values_leave_little_over() {
-    for len in [20_000, 45_000, 70_000, 100_000, 150_000] {
+    for len in [20_000, 45_000, 70_000, 100_000, 150_000, 300_000, 700_000, 1_100_000, 1_400_000] {
         let mut ledger = usual();
         (0..(60 << 20) / len as u64).for_each(|n| ledger.put(n, len));
         let (log, live) = (log_bytes(&ledger), ledger.live());

@@ -70,6 +70,48 @@ fn a_compacted_file_is_hardly_longer_than_what_lives() {
     }
 }
 
+/// Long values too: those of which a block holds few, those that fill two extents badly, and those of many extents.
+#[test]
+fn a_compacted_file_of_long_values_is_hardly_longer_than_what_lives() {
+    for len in [100_000, 150_000, 700_000, 3_000_000] {
+        let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
+        let keys = 90_000_000 / len as u64;
+        (0..keys).for_each(|n| ledger.put(n, len));
+        for _ in 0..keys {
+            let n = ledger.rng.below(keys);
+            ledger.put(n, len);
+        }
+        assert!(ledger.db().compact(|_| true).unwrap());
+        let (_, blocks) = ledger.sizes();
+        ledger.is_sound();
+        let most = ledger.live() + ledger.live() / 10 + CLOSED * (128 << 10);
+        ledger.close();
+        let (len_closed, _) = ledger.sizes();
+        assert!(
+            blocks <= most && len_closed <= most,
+            "values of {len}: {blocks} on the disk, {len_closed} closed, {most}"
+        );
+    }
+}
+
+/// Beside short values the average tells nothing of what long ones leave over; a pass may not take that for dead.
+#[test]
+fn a_compaction_walks_what_it_has_moved_once_a_pass() {
+    let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
+    let len = |n: u64| if n.is_multiple_of(2) { 100 } else { 150_000 };
+    for n in (0..800).chain((0..800).filter(|n| n % 3 == 1)) {
+        ledger.put(n, len(n));
+    }
+    let mut walked = 0;
+    let done = ledger.db().compact(|so_far| {
+        walked = so_far.walked_bytes;
+        true
+    });
+    assert!(done.unwrap());
+    assert!(walked <= 4 * ledger.live(), "{walked} bytes walked for {} that live", ledger.live());
+    ledger.is_sound();
+}
+
 /// Log at the rear, behind space that was given back, moves to the front, so that a close can cut the file.
 #[test]
 fn what_is_at_the_rear_moves_to_the_front() {

@@ -102,6 +102,22 @@ fn at_its_greatest_size_a_store_is_overwritten_for_ever() {
     }
 }
 
+/// A segment of three long values looks as if it were worth moving, where the average tells nothing of their length,
+/// and takes as much again: they would go to and fro, with a checkpoint each time.
+#[test]
+fn a_refused_put_moves_each_record_once() {
+    let mut ledger = Ledger::new(options().extent_size(128 << 10).max_size(16 << 20), seed());
+    (0..10_000).for_each(|n| ledger.put(n, 10));
+    let keys = fill(&mut ledger, 10_000, 150_000);
+    for n in 0..3 {
+        let before = ledger.db().stats().unwrap().seq.applied;
+        assert!(!put(&mut ledger, 10_000 + n, 150_000), "there is room");
+        let moves = ledger.db().stats().unwrap().seq.applied - before;
+        assert!(moves <= 2 * (keys - 10_000), "{moves} commits for {} long values", keys - 10_000);
+    }
+    ledger.is_sound();
+}
+
 /// The same of stores that were full of what lives before some of it was deleted, with segments of one extent and of
 /// many: a long one gives nothing back before all that lives in it has moved.
 #[test]
