@@ -281,6 +281,49 @@ fn a_record_longer_than_its_segment_is_not_read_by_a_check() {
     }
 }
 
+/// Many slots that name one long record, or long ones that lie over each other, with live bytes to match.
+#[test]
+fn a_check_reads_a_segment_no_more_than_twice() {
+    let sample = Sample::new();
+    let header = sample.image.header();
+    let blob = sample.image.blob(&header);
+    let page = blob.pages[0].clone();
+    let slots = sample.image.page(&page).into_iter().flatten();
+    let mut records = slots.map(|slot| (slot.clone(), sample.image.record(slot.position()).unwrap()));
+    let (slot, record) = records.find(|(_, record)| record.key == b"key 4").unwrap();
+    let (at, end) = (record.position, record.position / EXTENT * EXTENT + EXTENT);
+    let run = blob.runs.iter().position(|run| run.first == at / EXTENT).unwrap() + blob.pages.len();
+    for step in [0, 64] {
+        let mut image = sample.image.clone();
+        let mut place = at;
+        for n in 0..63 * 5 {
+            let len = end - place - 28 - record.key.len() as u64;
+            let long = Record { position: place, value: vec![0; len as usize], ..record.clone() };
+            image.put(place, &long.bytes()[..28 + record.key.len()]);
+            image.put(place, &(!long.crc()).to_le_bytes());
+            let line = page.position + 64 + 64 * (n / 5);
+            image.put(line + 4 * (n % 5), &slot.tag.to_le_bytes());
+            image.put(line + 24 + 8 * (n % 5), &(slot.pointer - at / 8 + place / 8).to_le_bytes());
+            // In front of the log since the checkpoint.
+            place = if place + 2 * step < header.log { place + step } else { at };
+        }
+        image.put(header.blob + 64 + 24 * run as u64 + 16, &(EXTENT << 20).to_le_bytes());
+        let sum = crc32fast::hash(image.slice(header.blob, header.blob_len)).to_le_bytes();
+        for slot in SLOTS {
+            image.put(slot + 84, &sum);
+            image.seal_slot(slot);
+        }
+        sample.write(&image);
+        for read_only in [true, false] {
+            let faults = sample.open(read_only).unwrap().check(true).unwrap();
+            let is_read = |fault: &&slotdb::Fault| fault.what == "checksum of a record";
+            let read: u64 = faults.iter().filter(is_read).map(|fault| end - fault.offset).sum();
+            assert!((1..=2 * EXTENT).contains(&read), "{read} bytes, step {step}, read only: {read_only}");
+            assert!(faults.iter().any(|fault| fault.what.contains("live bytes in a segment")), "{faults:?}");
+        }
+    }
+}
+
 /// Values are as long as the file may be, and the cleaner copies what it moves.
 #[test]
 fn a_record_longer_than_its_segment_is_not_moved() {

@@ -107,4 +107,20 @@ pub const ALL: &[Mutation] = &[
         test: "--test bad_input a_record_longer_than_its_segment",
         why: "a hostile file makes a check read gigabytes for each of its slots",
     },
+    Mutation {
+        name: "check_reads_segments_again",
+        file: "src/engine/check.rs",
+        before: "*live <= SHOWN * room",
+        after: "*live <= SHOWN * room || room > 0",
+        test: "--test bad_input a_check_reads_a_segment",
+        why: "a hostile file makes a check read a long segment for each of its slots",
+    },
+    Mutation {
+        name: "live_bytes_as_counted",
+        file: "src/engine/check.rs",
+        before: "extent.live().min(extent.run() * self.geometry.extent)",
+        after: "extent.live()",
+        test: "--test bad_input a_check_reads_a_segment",
+        why: "a check says nothing of records that it has not read, for a forged count",
+    },
 ];
