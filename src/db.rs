@@ -288,13 +288,16 @@ impl Db {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs::File;
     use std::ops::Range;
+    use std::os::unix::fs::FileExt;
     use std::path::Path;
 
     use super::Db;
     use crate::control::Word;
     use crate::format::extent::Kind;
     use crate::options::{Durability, Options};
+    use crate::sys::file::lacks_space;
     use crate::sys::map::HUGE_FROM;
 
     /// Blocks that may come into memory as one.
@@ -373,6 +376,43 @@ mod tests {
             }
         }
         assert_ne!(holes, [], "no compaction left holes beside what is stored to");
+    }
+
+    /// A copy that has no space where there are zeros, as a copy of a store that nobody closed may be.
+    fn sparse_copy(from: &Path, to: &Path) {
+        let bytes = std::fs::read(from.join("store")).unwrap();
+        let copy = File::create(to.join("store")).unwrap();
+        copy.set_len(bytes.len() as u64).unwrap();
+        for (piece, at) in bytes.chunks(4096).zip((0..).step_by(4096)).filter(|(piece, _)| piece.iter().any(|&b| b > 0))
+        {
+            copy.write_all_at(piece, at).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_recovery_gives_holes_beside_index_pages_their_space() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let db = open(dir.path(), 1 << 30);
+        change(&db, 0..150_000, Some(&[7; 100]), || ());
+        change(&db, 0..150_000, None, || ());
+        db.checkpoint().unwrap();
+        {
+            let _writer = db.engine().lock_writer().unwrap();
+            let core = &db.engine().core;
+            core.punch(&core.set_aside(0, true).0);
+        }
+        let holes = mixed(&db);
+        assert_ne!(holes, [], "no holes beside index pages");
+        sparse_copy(dir.path(), copy.path());
+        let db = open(copy.path(), 1 << 30);
+        let core = &db.engine().core;
+        let is_stored_to = |block: &&Range<u64>| !stored_to(&db, block).is_empty();
+        assert!(holes.iter().any(|block| is_stored_to(&block)), "the index is elsewhere");
+        let file = File::open(copy.path().join("store")).unwrap();
+        for block in blocks(&db).iter().filter(is_stored_to) {
+            let (position, end) = (core.position_of(block.start), core.position_of(block.end.min(core.extents())));
+            assert!(!has_hole(&db, block) && !lacks_space(&file, position, end - position), "block {block:?}");
+        }
     }
 
     /// Grows an index where holes are, and says whether new index pages came to lie in their blocks.

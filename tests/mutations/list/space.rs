@@ -420,4 +420,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test space a_compaction_walks",
         why: "what a pass has just written moves again",
     },
+    Mutation {
+        name: "folios_not_held_by_a_recovery",
+        file: "src/engine/recover.rs",
+        before: "        self.hold_folios(plan)\n",
+        after: "        if plan.extents.is_empty() { self.hold_folios(plan) } else { Ok(()) }\n",
+        test: "--lib a_recovery_gives_holes",
+        why: "who opens a copy with holes on a full disk dies of a store to an index page beside one",
+    },
 ];
