@@ -27,8 +27,10 @@ impl Core {
         if matches == 0 {
             return if line.overflowed() { None } else { Some(None) };
         }
-        let position = line.pointer(matches.trailing_zeros() as usize).position();
-        if position < self.geometry.records_from {
+        let pointer = line.pointer(matches.trailing_zeros() as usize);
+        let position = pointer.position();
+        // What a put does not take for the key's slot is none here: it makes another.
+        if position < self.geometry.records_from || !pointer.matches(hash) {
             return None;
         }
         // Where the value begins is known with the first line of the record only, and mostly it is in the second.

@@ -94,8 +94,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "fast_get_in_front_of_the_log",
         file: "src/index/fast.rs",
-        before: "if position < self.geometry.records_from {",
-        after: "if position < 8 {",
+        before: "if position < self.geometry.records_from ||",
+        after: "if position < 8 ||",
         test: "--test bad_input in_front_of_the_log",
         why: "a forged pointer reads bytes that change",
     },
@@ -138,5 +138,13 @@ pub const ALL: &[Mutation] = &[
         after: "if false { None } else",
         test: "--test power what_the_dead",
         why: "reads go on after a failed sync",
+    },
+    Mutation {
+        name: "get_takes_other_slots_than_put",
+        file: "src/index/fast.rs",
+        before: " || !pointer.matches(hash)",
+        after: "",
+        test: "--test bad_input a_get_finds_what_was_put",
+        why: "beside a damaged slot a value that was put is not there",
     },
 ];
