@@ -179,4 +179,12 @@ pub const ALL: &[Mutation] = &[
         test: "--test growth who_cannot_follow",
         why: "a sync of what one process cannot map fails, and the store is poisoned for all",
     },
+    Mutation {
+        name: "reusable_pages_not_looked_for",
+        file: "src/pages.rs",
+        before: "if self.find_pages()? => continue",
+        after: "if self.stay_in_index_extents() => continue",
+        test: "--test space a_full_store_finds",
+        why: "a full store refuses puts for want of pages that a snapshot kept until it ended",
+    },
 ];
