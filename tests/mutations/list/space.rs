@@ -428,4 +428,12 @@ pub const ALL: &[Mutation] = &[
         test: "--lib a_recovery_gives_holes",
         why: "who opens a copy with holes on a full disk dies of a store to an index page beside one",
     },
+    Mutation {
+        name: "cut_asks_for_space",
+        file: "src/engine/checkpoint.rs",
+        before: "        if anyway {\n",
+        after: "        if anyway && core.extents() == 0 {\n",
+        test: "--test space a_file_that_was_cut",
+        why: "space around index pages makes a file that is about to be cut longer again",
+    },
 ];
