@@ -102,8 +102,8 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "check_reads_beyond_segments",
         file: "src/engine/check.rs",
-        before: "position + found.header.len() > end)",
-        after: "position + found.header.len() > end.max(u64::MAX))",
+        before: "position + found.header.len() > end {",
+        after: "position + found.header.len() > end.max(u64::MAX) {",
         test: "--test bad_input a_record_longer_than_its_segment",
         why: "a hostile file makes a check read gigabytes for each of its slots",
     },
