@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use slotdb::{Db, Durability, Options};
+use slotdb::{Db, Durability, Options, WriteTxn};
 
 use super::ledger::{EXTENT, Ledger, all, is_in, key, options};
 use crate::support::common::raw::Image;
@@ -379,18 +379,28 @@ fn beside_other_processes() {
     assert_eq!(db.get(&key(0)).unwrap(), None);
 }
 
-/// The checkpoint of a cut asks for no space around index pages, which lie last here: it would be behind the end.
+/// The checkpoint of a cut asks for no space around index pages, which would be behind the end if some lie last. Whether
+/// they do depends on the seed of the store: they do in two of three.
 #[test]
 fn a_file_that_was_cut_ends_where_its_checkpoint_says() {
-    for keys in [265_000, 280_000, 295_000] {
-        let mut ledger = Ledger::new(&options(), seed());
-        (0..keys).for_each(|n| ledger.put(n, 20));
-        (0..keys).filter(|n| n % 3 > 0).for_each(|n| ledger.delete(n));
-        assert!(ledger.db().compact(|_| true).unwrap());
-        let (before, _) = ledger.sizes();
-        ledger.close();
-        let (len, _) = ledger.sizes();
-        assert_eq!(len, Image::read(&ledger.path()).header().file_len);
-        assert!(len < before, "not cut");
+    const ALL: u64 = 270_000;
+    for _ in 0..6 {
+        let place = Place::in_memory();
+        let db = options().open(place.store()).unwrap();
+        let commit = |change: &dyn Fn(&mut WriteTxn<'_>, u64)| {
+            for first in (0..ALL).step_by(1_000) {
+                let mut txn = db.begin_write().unwrap();
+                (first..first + 1_000).for_each(|n| change(&mut txn, n));
+                txn.commit().unwrap();
+            }
+        };
+        commit(&|txn, n| txn.put(&key(n), &[7; 20]).unwrap());
+        commit(&|txn, n| assert!(n % 3 == 0 || txn.delete(&key(n)).unwrap()));
+        assert!(db.compact(|_| true).unwrap());
+        let before = db.stats().unwrap().file_bytes;
+        db.close().unwrap();
+        let image = Image::read(&place.store());
+        assert_eq!(image.0.len() as u64, image.header().file_len);
+        assert!(image.header().file_len < before, "not cut");
     }
 }
