@@ -128,7 +128,7 @@ pub const ALL: &[Mutation] = &[
         file: "src/pages.rs",
         before: "self.get(Word::Lifetime).wrapping_add(born) as u32",
         after: "self.get(Word::Lifetime).wrapping_add(born.min(0)) as u32",
-        test: "SLOTDB_ROUNDS=2 --test power what_the_system_does_not_tell",
+        test: "SLOTDB_SEED=3 --test power what_the_system_does_not_tell",
         why: "a page that came back as it was in an earlier use is taken for the new one",
     },
     Mutation {
