@@ -55,8 +55,8 @@ impl Report {
     }
 
     /// Counts a record of `len` bytes in a segment of `room`, and tells whether to read it. Many slots may point to one
-    /// long record, or to long ones that lie over each other, so what is read of a segment has a bound. In a sound store
-    /// records lie apart, but a split beside the check shows some of them again.
+    /// long record, or to long ones that lie over each other, so what is read of a segment has a bound. In a sound
+    /// store records lie apart, but a split beside the check shows some of them again.
     fn counts(&mut self, segment: u64, room: u64, len: u64) -> bool {
         let live = self.live.entry(segment).or_default();
         *live = live.saturating_add(len);

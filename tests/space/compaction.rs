@@ -379,8 +379,8 @@ fn beside_other_processes() {
     assert_eq!(db.get(&key(0)).unwrap(), None);
 }
 
-/// The checkpoint of a cut asks for no space around index pages, which would be behind the end if some lie last. Whether
-/// they do depends on the seed of the store: they do in two of three.
+/// The checkpoint of a cut asks for no space around index pages, which would be behind the end if some lie last.
+/// Whether they do depends on the seed of the store: they do in two of three.
 #[test]
 fn a_file_that_was_cut_ends_where_its_checkpoint_says() {
     const ALL: u64 = 270_000;
