@@ -5,6 +5,8 @@
 //! log-structured file system", 1992). A moved record is put again with `MOVED` and its old position as `prev`, so
 //! snapshots older than the move still find the old one, and it takes effect with the batch that it is part of.
 
+use std::cmp::Reverse;
+
 use crate::control::{Core, Ends, Word};
 use crate::engine::{Engine, Settings};
 use crate::error::Result;
@@ -169,7 +171,8 @@ impl Core {
         if segment != 0 && self.extent_of(segment) != tail {
             return Some((segment, self.get(Word::CleanAt)));
         }
-        let (_, head) = self.victims(tail, worth).min()?;
+        // Of those with the same share the rearmost, so that the file ends earlier.
+        let (_, head) = self.victims(tail, worth).min_by_key(|&(live, head)| (live, Reverse(head)))?;
         Some((self.position_of(head), self.position_of(head) + SEGMENT_HEADER))
     }
 

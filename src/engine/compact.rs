@@ -17,8 +17,13 @@ use crate::log::segment::Front;
 use crate::readers::bytes;
 use crate::space::{Claim, FRONT};
 
-/// Passes over the store, at most. Each moves into what the one before has freed, and the last one finds nothing to do.
-const PASSES: usize = 8;
+/// Passes over the store, at most. Each moves into what the one before has freed, which may be little, and the last one
+/// finds nothing to do.
+const PASSES: usize = 32;
+/// After so many of them ...
+const MANY_PASSES: usize = 4;
+/// ... a file that ends so much of the goal behind it is short enough.
+const NEAR: u64 = 16;
 /// Passes in a row that gain nothing, after which no more follow.
 const FRUITLESS: usize = 3;
 /// Segments that are so full, of what records fill of one at best, stay as they are.
@@ -65,7 +70,7 @@ impl Engine {
             latest = so_far.walked_bytes;
             go_on(Compaction { walked_bytes: earlier + latest, ..so_far })
         };
-        let mut best = (u64::MAX, u64::MAX);
+        let mut best = [u64::MAX; 3];
         let mut full = None;
         let (mut passes, mut fruitless) = (0, 0);
         while passes < PASSES {
@@ -78,12 +83,15 @@ impl Engine {
                 Err(e @ (Error::Full { .. } | Error::MaxSize { .. })) => full = Some(e),
                 Err(e) => return Err(e),
             }
-            let now = (core.used(), core.end_in_use());
-            let has_gained = now.0 < best.0 || now.1 < best.1;
-            best = (best.0.min(now.0), best.1.min(now.1));
+            // The end comes forward only with the last extent that lies there.
+            let goal = core.goal();
+            let now = [core.used(), core.end_in_use(), core.in_use_behind(goal, &[Kind::Log])];
+            let has_gained = std::iter::zip(now, best).any(|(now, best)| now < best);
+            best = std::array::from_fn(|n| now[n].min(best[n]));
             fruitless = if has_gained { 0 } else { fruitless + 1 };
-            // What was in the way when it moved may have gone to the rear; the next pass brings it back.
-            if !has_gained && (now.1 <= core.goal() || fruitless == FRUITLESS) {
+            // What was in the way when it moved may have gone to the rear; the next pass brings it back, or more.
+            let is_near = passes >= MANY_PASSES && now[1] <= goal + goal / NEAR && now[2] == 0;
+            if is_near || !has_gained && (now[1] <= goal || fruitless == FRUITLESS) {
                 break;
             }
         }
@@ -360,7 +368,7 @@ impl Engine {
             self.checkpoint()?;
         }
         let goal = core.used() + core.standing_reserve();
-        let behind = core.in_use_behind(goal);
+        let behind = core.in_use_behind(goal, &[Kind::Log, Kind::Index]);
         if behind > 0 && behind <= worth.max(FEW_BEHIND * core.geometry.block()) && core.extents() >= goal + 2 * worth {
             self.pass(goal, &core.index_extents_behind(goal), MOVE, 0, &mut |_| true)??;
         }

@@ -10,10 +10,9 @@ impl Core {
         (0..self.extents()).filter(is_used).count() as u64
     }
 
-    /// Extents from that one on that hold what lives.
-    pub fn in_use_behind(&self, goal: u64) -> u64 {
-        let kinds = (goal..self.extents()).map(|n| self.kind_at(n));
-        kinds.filter(|kind| matches!(kind, Kind::Log | Kind::Index)).count() as u64
+    /// Runs of these kinds that begin behind the goal.
+    pub fn in_use_behind(&self, goal: u64, kinds: &[Kind]) -> u64 {
+        (goal..self.extents()).filter(|&n| kinds.contains(&self.kind_at(n))).count() as u64
     }
 
     /// Index extents that so many pages fill.

@@ -103,9 +103,8 @@ impl Core {
         extents.map(|extent| extent.live()).fold(0, u64::saturating_add)
     }
 
-    /// Extents of a segment for `rest` bytes, which begin with a record of `len`, where compaction wants it: as many as
-    /// may be, since it fills up at once, in the first place where little is left over, or in the best one. The next
-    /// segment is taken from the first place that is large enough. None if there is no such place.
+    /// Extents of a segment for `rest` bytes, which begin with a record of `len`, in the first place where compaction
+    /// wants it and the record fits: as many as may be, since it fills up at once. None if there is no such place.
     fn run_in_front(&self, len: u64, front: Front, rest: u64) -> Option<u64> {
         let block = self.geometry.block();
         self.prefer_front(front.goal)?;
@@ -114,16 +113,8 @@ impl Core {
         let most = share.min((rest + front.behind).div_ceil(self.geometry.extent)).max(least);
         // Short records fill blocks.
         let piece = if least <= usual && self.left_over(usual, len) <= LEFT_OVER { block } else { u64::MAX };
-        let mut best: Option<(u64, u64)> = None;
-        for unused in self.unused_before(front.goal, piece) {
-            let runs = (least..=most.min(unused)).rev().map(|run| (self.left_over(run, len).max(LEFT_OVER), run));
-            let Some(here) = runs.min_by_key(|&(left, _)| left) else { continue };
-            best = best.filter(|best| best.0 <= here.0).or(Some(here));
-            if here.0 <= LEFT_OVER {
-                break;
-            }
-        }
-        best.map(|(_, run)| run)
+        let unused = self.unused_before(front.goal, piece).find(|&unused| unused >= least)?;
+        (least..=most.min(unused)).rev().min_by_key(|&run| self.left_over(run, len).max(LEFT_OVER))
     }
 
     /// A segment's first bytes.

