@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ fn nothing_outlives_the_demo() {
         command.env("TMPDIR", &temporary).stderr(Stdio::piped());
         let mut demo = command.spawn().expect("kvctl starts");
         let agents = wait_for(|| {
-            let agents = children(&demo);
+            let agents = children(demo.id());
             (agents.len() >= 4).then_some(agents)
         });
         let kill = Command::new("kill").args([signal, &demo.id().to_string()]).status();
@@ -189,10 +189,10 @@ fn state_and_parent(process: &str) -> Option<(String, u32)> {
     Some((fields.next()?.into(), fields.next()?.parse().ok()?))
 }
 
-pub fn children(parent: &Child) -> Vec<String> {
+pub fn children(parent: u32) -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let names = processes.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| state_and_parent(name).is_some_and(|(_, of)| of == parent.id())).collect()
+    names.filter(|name| state_and_parent(name).is_some_and(|(_, of)| of == parent)).collect()
 }
 
 pub fn is_running(process: &str) -> bool {

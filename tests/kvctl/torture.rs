@@ -75,6 +75,14 @@ fn torture_cuts_the_power() {
     assert_eq!(fs::read_dir(&it.0).expect("a directory").count(), 0, "nothing is left");
 }
 
+/// Whether a copy is being made, with all writes to the disk held: a shell waits for its end.
+fn is_frozen(torture: u32) -> bool {
+    let is =
+        |child: &str, name: &str| fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|of| of.trim() == name);
+    let waits = |shell: &String| children(shell.parse().expect("a number")).iter().any(|child| is(child, "cat"));
+    children(torture).iter().any(|child| is(child, "sh") && waits(child))
+}
+
 #[test]
 fn nothing_outlives_a_power_cut() {
     let it = Sandbox::new();
@@ -88,8 +96,11 @@ fn nothing_outlives_a_power_cut() {
     for signal in ["-KILL", "-INT"] {
         let mut command = it.command(&["torture", "a.db", "--power-cut", "--fs", "ext4", "--seconds", "600"]);
         let mut torture = command.stderr(Stdio::piped()).spawn().expect("kvctl starts");
-        let agents = wait_for(|| Some(children(&torture)).filter(|agents| agents.len() >= 8));
+        let agents = wait_for(|| Some(children(torture.id())).filter(|agents| agents.len() >= 8));
         assert!(loops(it.0.path()));
+        if signal == "-KILL" {
+            wait_for(|| is_frozen(torture.id()).then_some(()));
+        }
         let kill = Command::new("kill").args([signal, &torture.id().to_string()]).status();
         assert!(kill.expect("kill runs").success());
         let status = torture.wait().expect("it was killed");

@@ -7,11 +7,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -114,21 +114,28 @@ impl Drop for Mount {
     }
 }
 
-/// Holds the writes to a file system until it is dropped.
-struct Frozen<'a>(&'a Path);
+/// Holds the writes to a file system until it is dropped, or until this process is dead: the shell then reads the end
+/// of its input. Writes that nobody lets go on would hang their processes until the system starts anew.
+struct Frozen(Child);
 
-impl<'a> Frozen<'a> {
-    fn new(path: &'a Path) -> anyhow::Result<Frozen<'a>> {
-        let frozen = Frozen(path);
-        run("fsfreeze", ["--freeze".as_ref(), path.as_os_str()])?;
+impl Frozen {
+    fn new(path: &Path) -> anyhow::Result<Frozen> {
+        let script = "fsfreeze --freeze \"$0\" && echo && cat; fsfreeze --unfreeze \"$0\"";
+        let mut shell = tool("sh");
+        shell.args(["-c", script]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut frozen = Frozen(shell.spawn().context("cannot run sh")?);
+        let said =
+            frozen.0.stdout.as_mut().context("it has a pipe")?.read(&mut [0]).context("cannot hear of fsfreeze")?;
+        ensure!(said == 1, "fsfreeze: {} cannot be frozen", path.display());
         Ok(frozen)
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for Frozen {
     fn drop(&mut self) {
-        // It fails only where nothing is frozen.
-        let _ = run("fsfreeze", ["--unfreeze".as_ref(), self.0.as_os_str()]);
+        drop(self.0.stdin.take());
+        // It ends by itself; nobody asks how.
+        let _ = self.0.wait();
     }
 }
 
