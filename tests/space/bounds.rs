@@ -108,8 +108,8 @@ fn a_long_reader() {
         put(&mut ledger, n % KEYS);
     }
     let (after, _) = ledger.sizes();
-    // Growth is by whole blocks of 2 MiB.
-    assert!(after <= held + (2 << 20), "{after} bytes, {held} while the reader was there");
+    // Growth is by whole blocks of 2 MiB; one for the log, and one for copies where a compaction left none.
+    assert!(after <= held + (4 << 20), "{after} bytes, {held} while the reader was there");
     ledger.is_sound();
 }
 
