@@ -378,6 +378,22 @@ mod tests {
         assert_ne!(holes, [], "no compaction left holes beside what is stored to");
     }
 
+    /// A store that has given back space as a compaction does, anywhere, and its blocks that have holes beside what is
+    /// stored to.
+    fn with_holes(dir: &Path) -> (Db, Vec<Range<u64>>) {
+        let db = open(dir, 1 << 30);
+        change(&db, 0..150_000, Some(&[7; 100]), || ());
+        change(&db, 0..150_000, None, || ());
+        db.checkpoint().unwrap();
+        {
+            let _writer = db.engine().lock_writer().unwrap();
+            let core = &db.engine().core;
+            core.punch(&core.set_aside(0, true).0);
+        }
+        let holes = mixed(&db);
+        (db, holes)
+    }
+
     /// A copy that has no space where there are zeros, as a copy of a store that nobody closed may be.
     fn sparse_copy(from: &Path, to: &Path) {
         let bytes = std::fs::read(from.join("store")).unwrap();
@@ -392,16 +408,8 @@ mod tests {
     #[test]
     fn a_recovery_gives_holes_beside_index_pages_their_space() {
         let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let db = open(dir.path(), 1 << 30);
-        change(&db, 0..150_000, Some(&[7; 100]), || ());
-        change(&db, 0..150_000, None, || ());
-        db.checkpoint().unwrap();
-        {
-            let _writer = db.engine().lock_writer().unwrap();
-            let core = &db.engine().core;
-            core.punch(&core.set_aside(0, true).0);
-        }
-        let holes = mixed(&db);
+        // Nobody closes it before the copy is made.
+        let (_original, holes) = with_holes(dir.path());
         assert_ne!(holes, [], "no holes beside index pages");
         sparse_copy(dir.path(), copy.path());
         let db = open(copy.path(), 1 << 30);
@@ -418,17 +426,7 @@ mod tests {
     /// Grows an index where holes are, and says whether new index pages came to lie in their blocks.
     fn grow_beside_holes() -> bool {
         let dir = tempfile::tempdir().unwrap();
-        let db = open(dir.path(), 1 << 30);
-        change(&db, 0..150_000, Some(&[7; 100]), || ());
-        change(&db, 0..150_000, None, || ());
-        // As a compaction gives space back: anywhere.
-        db.checkpoint().unwrap();
-        {
-            let _writer = db.engine().lock_writer().unwrap();
-            let core = &db.engine().core;
-            core.punch(&core.set_aside(0, true).0);
-        }
-        let holes = mixed(&db);
+        let (db, holes) = with_holes(dir.path());
         let checkpoint = db.engine().core.get(Word::Checkpoint);
         let before: BTreeSet<u64> = blocks(&db).iter().flat_map(|block| stored_to(&db, block)).collect();
         let is_new_in = |block: &Range<u64>| stored_to(&db, block).iter().any(|n| !before.contains(n));
