@@ -212,18 +212,18 @@ impl Core {
 
     /// The first extent that is not in use, if that lies before `end`.
     pub fn room_before(&self, end: u64) -> Option<u64> {
-        (0..end.min(self.extents())).find(|&n| matches!(self.kind_at(n), Kind::Free | Kind::Hole))
+        (0..end.min(self.extents())).find(|&n| self.kind_at(n).is_vacant())
     }
 
     /// How many extents lie in each row of them before `end` that is not in use, where a row ends with each `piece`.
     pub fn unused_before(&self, end: u64, piece: u64) -> impl Iterator<Item = u64> {
         let end = end.min(self.extents());
-        let is_unused = |&n: &u64| matches!(self.kind_at(n), Kind::Free | Kind::Hole);
+        let is_vacant = |&n: &u64| self.kind_at(n).is_vacant();
         let mut at = 0;
         std::iter::from_fn(move || {
-            let first = (at..end).find(is_unused)?;
+            let first = (at..end).find(is_vacant)?;
             at = end.min((first / piece + 1).saturating_mul(piece));
-            let unused = (first..at).take_while(is_unused).count() as u64;
+            let unused = (first..at).take_while(is_vacant).count() as u64;
             at = first + unused;
             Some(unused)
         })
@@ -244,8 +244,7 @@ impl Core {
     pub fn find_with_holes(&self, run: u64) -> Option<u64> {
         let mut found = 0;
         (0..self.extents()).find_map(|n| {
-            let kind = self.extent(n).state().kind();
-            found = if matches!(kind, Kind::Free | Kind::Hole) { found + 1 } else { 0 };
+            found = if self.kind_at(n).is_vacant() { found + 1 } else { 0 };
             if found < run {
                 return None;
             }

@@ -32,6 +32,11 @@ impl Kind {
     pub fn is_stored_to(self) -> bool {
         matches!(self, Kind::Index | Kind::Directory | Kind::Table | Kind::Fixed)
     }
+
+    /// Whether it can be handed out, a hole once it has its space again.
+    pub fn is_vacant(self) -> bool {
+        matches!(self, Kind::Free | Kind::Hole)
+    }
 }
 
 /// The state word of an extent: kind in 4 bits, three flags, and 52 bits of seq (retired) or of distance to the head
