@@ -222,18 +222,13 @@ impl Core {
             report.add(position, "checksum of a record");
         }
         // The page may be an old copy by now, with its records moved.
-        let was_moved = |seq| seq > report.pinned;
-        if self.segment_of(position).is_err() && !self.retired_at(position).is_some_and(was_moved) {
+        let state = self.extent(self.extent_of(segment)).state();
+        let was_moved = state.kind() == Kind::Retired && state.number() > report.pinned;
+        if state.kind() != Kind::Log && !was_moved {
             report.add(position, "a live record lies outside the segments in use");
         }
         report.keys += u64::from(!found.is_tombstone());
         Ok(())
-    }
-
-    /// When the segment that held a position was retired; none if it was not.
-    fn retired_at(&self, position: u64) -> Option<u64> {
-        let state = self.extent(self.head_of(position).ok()?).state();
-        (state.kind() == Kind::Retired).then(|| state.number())
     }
 
     fn check_segments(&self, quiet: &dyn Fn() -> bool, report: &mut Report) {
